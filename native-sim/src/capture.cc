@@ -1,0 +1,7 @@
+#include "areas.h"
+
+namespace romulus {
+
+void InitCapture(Napi::Env, Napi::Object) {}
+
+}  // namespace romulus

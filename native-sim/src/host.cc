@@ -1,0 +1,7 @@
+#include "areas.h"
+
+namespace romulus {
+
+void InitHost(Napi::Env, Napi::Object) {}
+
+}  // namespace romulus

@@ -1,0 +1,7 @@
+#include "areas.h"
+
+namespace romulus {
+
+void InitMemory(Napi::Env, Napi::Object) {}
+
+}  // namespace romulus

@@ -1,0 +1,7 @@
+#include "areas.h"
+
+namespace romulus {
+
+void InitPageDelta(Napi::Env, Napi::Object) {}
+
+}  // namespace romulus

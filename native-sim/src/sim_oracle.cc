@@ -1,0 +1,7 @@
+#include "areas.h"
+
+namespace romulus {
+
+void InitSimOracle(Napi::Env, Napi::Object) {}
+
+}  // namespace romulus

@@ -1,0 +1,71 @@
+/**
+ * What the engine needs of a machine, whatever kind it is. `sim` is the reference
+ * implementation; `qemu` stands behind the same interface. All of it is used from the capture
+ * thread, so an implementation may block that thread for as long as a pause may last, no longer.
+ */
+
+/** One contiguous range of guest RAM, in the machine's process. */
+export interface RamBlock {
+  /** Position in the machine's list of blocks; page batches name blocks by it. */
+  readonly id: number;
+  readonly name: string;
+  readonly bytes: number;
+  /** Where the block is mapped in the machine's process. */
+  readonly address: bigint;
+  /** A path through which we can map the same memory (`/proc/PID/fd/N`, a tmpfs file), if any. */
+  readonly sharedPath: string | null;
+}
+
+/** What a backup must rebuild to be able to run the machine. Travels in the handshake. */
+export interface GuestDescriptor {
+  readonly kind: 'sim' | 'qemu';
+  readonly name: string;
+  readonly blocks: readonly {
+    readonly id: number;
+    readonly name: string;
+    readonly bytes: number;
+  }[];
+  readonly diskBytes: number;
+  /** Whatever else the kind needs, opaque to the engine (for sim: workload, seed, rate). */
+  readonly profile: Readonly<Record<string, unknown>>;
+}
+
+/** The machine's own counters at the instant it stopped: they mark the epoch's boundary. */
+export interface SuspendReport {
+  /** Frames the machine has put into its net socket since that socket was connected. */
+  readonly framesSent: number;
+  /** Writes the machine has put into its disk socket since that socket was connected. */
+  readonly diskWrites: number;
+}
+
+/** A machine that runs and can be checkpointed. */
+export interface Guest {
+  readonly descriptor: GuestDescriptor;
+  readonly pid: number;
+  readonly blocks: readonly RamBlock[];
+  /**
+   * Stops the vCPUs at an instruction boundary.
+   * @throws {RomulusError} ERR_GUEST_CANNOT_SUSPEND when it cannot now (the epoch is skipped),
+   *   ERR_GUEST_LOST when the machine is gone.
+   */
+  suspend(): Promise<SuspendReport>;
+  /** Device and CPU state; only while suspended. May run beside the page copy. */
+  saveDeviceState(): Promise<Uint8Array>;
+  resume(): Promise<void>;
+  /** Ends the machine for good: it must neither run nor be heard again. Idempotent. */
+  fence(): Promise<void>;
+  /** Lets go of the machine and leaves it running as it was found. Idempotent. */
+  detach(): Promise<void>;
+  /** Called at most once, when the machine is gone without our doing. */
+  onLost(listener: (why: string) => void): void;
+}
+
+/** A machine prepared on the backup: memory in place, vCPUs not yet started. */
+export interface IncomingGuest {
+  /** Descriptors of the blocks' memory, by block id: the backup applies pages into these. */
+  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  /** Loads the device state and starts the vCPUs. Resolves when they run. */
+  start(deviceState: Uint8Array): Promise<Guest>;
+  /** Gives the prepared machine up. Idempotent. */
+  discard(): Promise<void>;
+}
