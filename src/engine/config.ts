@@ -1,0 +1,90 @@
+/**
+ * What a node is told: one object, checked once, passed on. Command line and (later) config file
+ * both end here, so a wrong value gets the same words whichever way it came.
+ */
+import { z } from 'zod';
+import { RomulusError } from '../base/errors.ts';
+import { MIB } from '../base/units.ts';
+
+/** Bounds of the epoch interval; the upper one is what a timer can still hold. */
+export const INTERVAL_MS_MIN = 1;
+export const INTERVAL_MS_MAX = 24 * 60 * 60 * 1000;
+
+const endpoint = z.object({
+  host: z.string().min(1),
+  port: z.number().int().min(0).max(65_535),
+});
+
+const schema = z
+  .object({
+    role: z.enum(['protect', 'backup']),
+    node: z
+      .string()
+      .regex(/^[A-Za-z0-9._-]{1,64}$/, 'a name of 1 to 64 letters, digits, dots, dashes'),
+    guest: z.enum(['sim']),
+    /** Control socket of the machine to protect; a backup makes its own machine. */
+    simSocket: z.string().min(1).optional(),
+    listen: endpoint,
+    heartbeatListen: endpoint.optional(),
+    peer: endpoint.optional(),
+    peerHeartbeat: endpoint.optional(),
+    netListen: endpoint.optional(),
+    stateDirectory: z.string().min(1),
+    arbiter: z.string().min(1),
+    onSilence: z.enum(['promote', 'hold']).optional(),
+    intervalMs: z.number().min(INTERVAL_MS_MIN).max(INTERVAL_MS_MAX).default(25),
+    heartbeatMs: z.number().min(1).max(60_000).default(10),
+    promiseMs: z.number().min(5).max(60_000).default(40),
+    queueHighBytes: z
+      .number()
+      .int()
+      .min(MIB)
+      .default(64 * MIB),
+    queueLowBytes: z
+      .number()
+      .int()
+      .min(0)
+      .default(16 * MIB),
+    syncBytesPerSecond: z.number().min(MIB).optional(),
+    /** A backup refuses a machine whose RAM has another size. */
+    expectedMemoryBytes: z.number().int().positive().optional(),
+    tracker: z.enum(['auto', 'uffd-wp', 'soft-dirty', 'mprotect']).default('auto'),
+    diskSync: z.enum(['commit', 'off']).default('commit'),
+    auditFile: z.string().min(1).optional(),
+  })
+  .check((context) => {
+    const value = context.value;
+    const complain = (key: string, message: string): void => {
+      context.issues.push({ code: 'custom', path: [key], message, input: value });
+    };
+    if (value.role === 'protect' && value.simSocket === undefined)
+      complain('simSocket', 'is needed to protect a machine');
+    if (value.role === 'backup' && value.peer === undefined)
+      complain('peer', 'is needed: the backup dials the primary');
+    if (value.queueLowBytes >= value.queueHighBytes)
+      complain('queueLowBytes', 'must be below the high watermark');
+    if (value.arbiter === 'none' && value.onSilence === undefined)
+      complain('onSilence', 'is needed with arbiter none: promote or hold, never both');
+    if (value.promiseMs < 2 * value.heartbeatMs)
+      complain('promiseMs', 'must be at least twice the heartbeat, or output stalls between beats');
+  });
+
+export type NodeConfig = z.output<typeof schema>;
+export type NodeConfigInput = z.input<typeof schema>;
+export type Endpoint = z.output<typeof endpoint>;
+
+/**
+ * Checks a configuration and fills in defaults.
+ * @throws {RomulusError} ERR_CONFIG_INVALID naming every wrong key.
+ */
+export function parseNodeConfig(input: NodeConfigInput): NodeConfig {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+  const complaints = result.error.issues.map(
+    (issue) => `${issue.path.join('.') || 'configuration'}: ${issue.message}`,
+  );
+  throw new RomulusError('ERR_CONFIG_INVALID', complaints.join('; '), {
+    remedy: 'Correct the named settings; `romulus protect --help` lists what each accepts.',
+    details: { complaints },
+  });
+}
