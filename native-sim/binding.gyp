@@ -14,6 +14,7 @@
       'sources': [
         'src/addon.cc',
         'src/host.cc',
+        'src/mapped_memory.cc',
         'src/memory.cc',
         'src/tracker.cc',
         'src/capture.cc',

@@ -13,6 +13,7 @@ let loaded: object | undefined;
  * The addon's exports, seen as the interface that the calling wrapper declares.
  * @throws {RomulusError} ERR_HOST_NATIVE_MISSING when it is not built for this Node.
  */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- each wrapper names the part it uses
 export function loadNative<T extends object>(): T {
   try {
     loaded ??= require(ADDON_PATH) as object;
