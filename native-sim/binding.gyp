@@ -16,6 +16,7 @@
         'src/host.cc',
         'src/mapped_memory.cc',
         'src/memory.cc',
+        'src/mprotect_tracker.cc',
         'src/tracker.cc',
         'src/capture.cc',
         'src/page_delta.cc',
