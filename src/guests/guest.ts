@@ -3,6 +3,9 @@
  * implementation; `qemu` stands behind the same interface. All of it is used from the capture
  * thread, so an implementation may block that thread for as long as a pause may last, no longer.
  */
+import type { GuestDescriptor } from '../codec/guest-descriptor.ts';
+
+export type { GuestDescriptor } from '../codec/guest-descriptor.ts';
 
 /** One contiguous range of guest RAM, in the machine's process. */
 export interface RamBlock {
@@ -14,20 +17,6 @@ export interface RamBlock {
   readonly address: bigint;
   /** A path through which we can map the same memory (`/proc/PID/fd/N`, a tmpfs file), if any. */
   readonly sharedPath: string | null;
-}
-
-/** What a backup must rebuild to be able to run the machine. Travels in the handshake. */
-export interface GuestDescriptor {
-  readonly kind: 'sim' | 'qemu';
-  readonly name: string;
-  readonly blocks: readonly {
-    readonly id: number;
-    readonly name: string;
-    readonly bytes: number;
-  }[];
-  readonly diskBytes: number;
-  /** Whatever else the kind needs, opaque to the engine (for sim: workload, seed, rate). */
-  readonly profile: Readonly<Record<string, unknown>>;
 }
 
 /** The machine's own counters at the instant it stopped: they mark the epoch's boundary. */

@@ -1,0 +1,127 @@
+/** One message of every kind, for tests that go over all of them. */
+import { asEpoch, asGeneration } from '../../src/base/units.ts';
+import type { GuestDescriptor } from '../../src/codec/guest-descriptor.ts';
+import type { Message } from '../../src/codec/messages.ts';
+
+export const GENERATION = asGeneration(7);
+
+export const GUEST: GuestDescriptor = {
+  kind: 'sim',
+  name: 'machine',
+  blocks: [{ id: 0, name: 'ram', bytes: 16 * 1024 * 1024 }],
+  diskBytes: 1024 * 1024,
+  profile: { workload: 'counter', seed: 1 },
+};
+
+/** A page batch of two pages: page 3 becomes zero, page 5 gets one run of two bytes. */
+export function samplePageBatch(): Uint8Array {
+  const batch = Buffer.alloc(16 + 16 + 4);
+  batch.writeUInt32LE(2, 0);
+  batch.writeUInt16LE(0, 4);
+  batch.writeBigUInt64LE(0x0123_4567_89ab_cdefn, 8);
+  batch.writeUInt32LE(3, 16);
+  batch.writeUInt32LE(5, 24);
+  batch.writeUInt16LE(4, 28);
+  batch.writeUInt8(2, 30);
+  batch.set([8, 2, 0xaa, 0xbb], 32);
+  return batch;
+}
+
+function deviceBatch(): Uint8Array {
+  const batch = Buffer.alloc(16 + 8);
+  batch.writeUInt32LE(1, 0);
+  batch.writeUInt16LE(0xffff, 4);
+  return batch;
+}
+
+/** A sample of each kind; `satisfies` keeps the list complete. */
+export const SAMPLES = {
+  hello: {
+    kind: 'hello',
+    protocolVersion: 1,
+    node: 'b',
+    instance: 'b#4f2a',
+    guest: GUEST,
+    capabilities: ['lz4'],
+    lastApplied: { instance: 'b#4f2a', epoch: asEpoch(41) },
+  },
+  welcome: {
+    kind: 'welcome',
+    node: 'a',
+    instance: 'a#90c1',
+    guest: GUEST,
+    plan: 'resume',
+    fromEpoch: asEpoch(42),
+    heartbeatPort: 7071,
+    heartbeatIntervalMs: 10,
+    promiseMs: 40,
+  },
+  ready: { kind: 'ready', instance: 'b#4f2a' },
+  baseImage: { kind: 'baseImage', batch: samplePageBatch() },
+  baseDisk: {
+    kind: 'baseDisk',
+    write: { offset: 4096, lengthBytes: 3, data: Uint8Array.of(1, 2, 3) },
+  },
+  baseEnd: {
+    kind: 'baseEnd',
+    epoch: asEpoch(42),
+    pages: 4096,
+    batches: 16,
+    diskBytes: 1_048_576,
+    digest: 0xdead_beef,
+  },
+  epochBegin: {
+    kind: 'epochBegin',
+    epoch: asEpoch(42),
+    startedAtNs: 9_007_199_254_740_993n,
+    flags: 0,
+  },
+  pages: { kind: 'pages', epoch: asEpoch(42), batch: samplePageBatch() },
+  disk: {
+    kind: 'disk',
+    epoch: asEpoch(42),
+    writes: [
+      { offset: 512, lengthBytes: 4, data: Uint8Array.of(9, 8, 7, 6) },
+      { offset: 65_536, lengthBytes: 1_048_576, data: null },
+      { offset: 516, lengthBytes: 1, data: Uint8Array.of(5) },
+    ],
+  },
+  deviceState: {
+    kind: 'deviceState',
+    epoch: asEpoch(42),
+    totalBytes: 3000,
+    batch: deviceBatch(),
+  },
+  outputMark: { kind: 'outputMark', epoch: asEpoch(42), framesSent: 1234, diskWrites: 3 },
+  epochEnd: {
+    kind: 'epochEnd',
+    epoch: asEpoch(42),
+    pages: 2,
+    batches: 1,
+    diskWrites: 3,
+    bytes: 137,
+    digest: 0x0102_0304,
+  },
+  ack: { kind: 'ack', epoch: asEpoch(42), instance: 'b#4f2a', promiseUs: 40_000 },
+  applied: { kind: 'applied', epoch: asEpoch(42), instance: 'b#4f2a' },
+  heartbeat: { kind: 'heartbeat', seq: 99, sentAtNs: 123_456_789_012_345n },
+  heartbeatReply: {
+    kind: 'heartbeatReply',
+    seq: 99,
+    sentAtNs: 123_456_789_012_345n,
+    promiseUs: 40_000,
+    instance: 'b#4f2a',
+  },
+  paired: { kind: 'paired', generation: asGeneration(8), instance: 'b#4f2a' },
+  scrubRequest: { kind: 'scrubRequest', epoch: asEpoch(50) },
+  scrubReply: { kind: 'scrubReply', epoch: asEpoch(50), digest: '00ff00ff00ff00ff' },
+  goodbye: { kind: 'goodbye', reason: 'shutdown', text: 'asked to stop' },
+  error: {
+    kind: 'error',
+    code: 'ERR_PROTOCOL_BACKUP_PRESENT',
+    message: 'this guest has a backup already',
+    remedy: 'Stop the other backup first.',
+  },
+} satisfies { [Kind in Message['kind']]: Extract<Message, { kind: Kind }> };
+
+export const SAMPLE_LIST: readonly Message[] = Object.values(SAMPLES);
