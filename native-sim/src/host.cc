@@ -1,7 +1,143 @@
+// What this host can do, found out by trying, and the two things a timing thread needs of it: a
+// monotonic clock without rounding and a place at the head of the run queue.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
 #include "areas.h"
+#include "border.h"
+#include "copy.h"
+#include "fd.h"
+#include "pagemap_abi.h"
+#include "staged_pages.h"
+#include "tracker.h"
 
 namespace romulus {
 
-void InitHost(Napi::Env, Napi::Object) {}
+namespace {
+
+constexpr int kBoostNiceness = -20;
+constexpr int kRealTimePriority = 1;
+
+bool HasAsyncUserfaultfd() {
+  const Fd fd(
+      static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUffdUserModeOnly)));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = kUffdFeatureWpAsync | kUffdFeatureWpUnpopulated | kUffdFeatureWpHugetlbfsShmem;
+  return fd.valid() && ioctl(fd.get(), UFFDIO_API, &api) == 0;
+}
+
+bool HasPagemapScan() {
+  void* page = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return false;
+  *static_cast<volatile uint8_t*>(page) = 1;
+  const Fd pagemap(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  PageRegion region{};
+  PageScanArgument argument{};
+  argument.size = sizeof(argument);
+  argument.start = reinterpret_cast<uint64_t>(page);
+  argument.end = argument.start + kPageBytes;
+  argument.vec = reinterpret_cast<uint64_t>(&region);
+  argument.vec_len = 1;
+  argument.category_mask = kPageIsPresent;
+  argument.return_mask = kPageIsPresent;
+  const bool works = pagemap.valid() && ioctl(pagemap.get(), kPagemapScan, &argument) == 1;
+  munmap(page, kPageBytes);
+  return works;
+}
+
+// -1: no such file, so no such restriction (or no such feature).
+int ReadSetting(const char* path) {
+  int value = -1;
+  FILE* file = fopen(path, "re");
+  if (file == nullptr) return -1;
+  if (std::fscanf(file, "%d", &value) != 1) value = -1;
+  fclose(file);
+  return value;
+}
+
+bool HasPtraceCapability() {
+  FILE* file = fopen("/proc/self/status", "re");
+  if (file == nullptr) return false;
+  char line[256];
+  unsigned long long effective = 0;
+  while (fgets(line, sizeof(line), file) != nullptr) {
+    if (std::sscanf(line, "CapEff: %llx", &effective) == 1) break;
+  }
+  fclose(file);
+  constexpr int kCapSysPtrace = 19;
+  return (effective >> kCapSysPtrace & 1) != 0;
+}
+
+Napi::Value HostFacts(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const Napi::Env env = info.Env();
+    auto facts = Napi::Object::New(env);
+    utsname name{};
+    uname(&name);
+    cpu_set_t cpus;
+    const bool counted = sched_getaffinity(0, sizeof(cpus), &cpus) == 0;
+    facts.Set("kernelRelease", Napi::String::New(env, name.release));
+    facts.Set("machine", Napi::String::New(env, name.machine));
+    facts.Set("simd", Napi::String::New(env, SimdName(BestSimd())));
+    facts.Set("cores", Napi::Number::New(env, counted ? CPU_COUNT(&cpus)
+                                                      : sysconf(_SC_NPROCESSORS_ONLN)));
+    facts.Set("memoryBytes",
+              Napi::Number::New(env, static_cast<double>(sysconf(_SC_PHYS_PAGES)) * kPageBytes));
+    facts.Set("userfaultfd", Napi::Boolean::New(env, HasAsyncUserfaultfd()));
+    facts.Set("pagemapScan", Napi::Boolean::New(env, HasPagemapScan()));
+    facts.Set("softDirty", Napi::Boolean::New(env, HasSoftDirty()));
+    facts.Set("ptraceCapability", Napi::Boolean::New(env, HasPtraceCapability()));
+    facts.Set("yamaScope",
+              Napi::Number::New(env, ReadSetting("/proc/sys/kernel/yama/ptrace_scope")));
+    facts.Set("mapCountMax", Napi::Number::New(env, ReadSetting("/proc/sys/vm/max_map_count")));
+    return facts;
+  });
+}
+
+Napi::Value MonotonicNs(const Napi::CallbackInfo& info) {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return Napi::BigInt::New(info.Env(),
+                           static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
+                               static_cast<uint64_t>(now.tv_nsec));
+}
+
+// Acts on the calling thread alone, so call it in the thread that is to be boosted.
+Napi::Value BoostThread(const Napi::CallbackInfo& info) {
+  const char* result = "none";
+  sched_param parameters{};
+  parameters.sched_priority = kRealTimePriority;
+  // RESET_ON_FORK: what this thread starts later (compiler threads, children) stays ordinary.
+  if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0) {
+    result = "rr";
+  } else {
+    const auto thread_id = static_cast<id_t>(syscall(SYS_gettid));
+    for (int niceness = kBoostNiceness; niceness < 0; niceness += 5) {
+      if (setpriority(PRIO_PROCESS, thread_id, niceness) == 0) {
+        result = "nice";
+        break;
+      }
+    }
+  }
+  return Napi::String::New(info.Env(), result);
+}
+
+}  // namespace
+
+void InitHost(Napi::Env env, Napi::Object exports) {
+  exports.Set("hostFacts", Napi::Function::New(env, HostFacts));
+  exports.Set("monotonicNs", Napi::Function::New(env, MonotonicNs));
+  exports.Set("boostThread", Napi::Function::New(env, BoostThread));
+}
 
 }  // namespace romulus

@@ -50,7 +50,7 @@ export class Memory {
   readonly writable: boolean;
   /** The object's descriptor; valid until `close`, for others to map or to pass on. */
   readonly fd: number;
-  /** Where it is mapped in this process. */
+  /** Where it is mapped in this process; only while this Memory is reachable and open. */
   readonly address: bigint;
 
   private constructor(

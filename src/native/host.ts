@@ -1,0 +1,56 @@
+/**
+ * What this host can do, found out by trying rather than by asking versions, and what a timing
+ * thread needs of it. Reads only; the one exception is `boostThread`, which changes the calling
+ * thread's scheduling and nothing else.
+ */
+import { loadNative } from './load.ts';
+import { callNative } from './native-error.ts';
+
+/** Abilities of this host that decide how well a machine can be protected. */
+export interface HostFacts {
+  /** As `uname -r` says it. */
+  readonly kernelRelease: string;
+  /** CPU architecture, as `uname -m` says it. */
+  readonly machine: string;
+  /** The widest vector form of the page kernels that this CPU runs. */
+  readonly simd: 'scalar' | 'avx2' | 'avx512';
+  /** CPUs that this process may use. */
+  readonly cores: number;
+  readonly memoryBytes: number;
+  /** A userfaultfd with asynchronous write protection could be made. */
+  readonly userfaultfd: boolean;
+  /** PAGEMAP_SCAN answered. With `userfaultfd`, the tracker `uffd-wp` works. */
+  readonly pagemapScan: boolean;
+  /** A written page showed its soft-dirty bit. */
+  readonly softDirty: boolean;
+  /** This process holds CAP_SYS_PTRACE, so it may attach to machines of other users. */
+  readonly ptraceCapability: boolean;
+  /** kernel.yama.ptrace_scope, -1 where yama is absent. */
+  readonly yamaScope: number;
+  /** vm.max_map_count: bounds the scattered dirty pages of the tracker `mprotect`. */
+  readonly mapCountMax: number;
+}
+
+interface HostNative {
+  hostFacts(): HostFacts;
+  monotonicNs(): bigint;
+  boostThread(): 'rr' | 'nice' | 'none';
+}
+
+/** Tries out what this host can do; takes about a millisecond. */
+export function hostFacts(): HostFacts {
+  return callNative(() => loadNative<HostNative>().hostFacts());
+}
+
+/** CLOCK_MONOTONIC in nanoseconds: the same clock in every thread and process of this host. */
+export function monotonicNs(): bigint {
+  return loadNative<HostNative>().monotonicNs();
+}
+
+/**
+ * Puts the calling thread ahead of ordinary threads: real-time round robin (`rr`) where this user
+ * may, else a better niceness (`nice`), else nothing (`none`). For the heartbeat thread.
+ */
+export function boostThread(): 'rr' | 'nice' | 'none' {
+  return loadNative<HostNative>().boostThread();
+}

@@ -1,0 +1,38 @@
+/** Host facts are consistent with what the system says of itself. */
+import { availableParallelism, release, totalmem } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { expect, test } from 'vitest';
+import { hostFacts, monotonicNs } from '../../src/native/host.ts';
+
+const ADDON = new URL('../../native-sim/build/Release/romulus_native.node', import.meta.url);
+
+test('facts', () => {
+  const facts = hostFacts();
+  expect(facts.kernelRelease).toBe(release());
+  expect(facts.cores).toBe(availableParallelism());
+  expect(facts.memoryBytes).toBeGreaterThanOrEqual(totalmem());
+  expect(['scalar', 'avx2', 'avx512']).toContain(facts.simd);
+  expect(facts.yamaScope).toBeGreaterThanOrEqual(-1);
+});
+
+test('the clock is the one that Node uses, and never runs back', () => {
+  const before = process.hrtime.bigint();
+  const between = monotonicNs();
+  const after = process.hrtime.bigint();
+  expect(between).toBeGreaterThanOrEqual(before);
+  expect(between).toBeLessThanOrEqual(after);
+});
+
+test('a boost says what it did, and stays in its thread', async () => {
+  const worker = new Worker(
+    `const { parentPort, workerData } = require('node:worker_threads');
+     parentPort.postMessage(require(workerData).boostThread());`,
+    { eval: true, workerData: ADDON.pathname },
+  );
+  const done = await new Promise<string>((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+  });
+  await worker.terminate();
+  expect(['rr', 'nice', 'none']).toContain(done);
+});
