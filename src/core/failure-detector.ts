@@ -1,0 +1,198 @@
+/**
+ * How suspicious a silence is: the phi-accrual failure detector (Hayashibara, Defago, Yared,
+ * Katayama: "The phi accrual failure detector", SRDS 2004) over the arrival times of heartbeats,
+ * damped by the observer's own health (Dadgar, Phillips, Currey: "Lifeguard: local health
+ * awareness for more accurate failure detection", 2018).
+ *
+ * phi = -log10 of the chance that a living peer stays silent at least this long, from the mean and
+ * the deviation of recent intervals. phi 8 says: wrong once in 10^8 such judgements, if the past
+ * is any guide. It is not when a machine becomes loaded all at once, hence a lower bound on the
+ * deviation and an acceptable pause on top of the mean.
+ *
+ * The observer reports, at each of its ticks, how late it ran. Time during which it did not run
+ * is no silence of the peer's: it is taken off. And who was late just now will be late again:
+ * recent lateness stretches the tolerance, up to a bound, and fades.
+ *
+ * Pure: milliseconds of one monotonic clock come in as arguments. It concludes nothing; the
+ * verdict (verdict.ts) weighs its figure against the other signals.
+ */
+import { assert } from '../base/assert.ts';
+
+export interface FailureDetectorOptions {
+  /** How often the peer sends, as agreed. */
+  readonly intervalMs: number;
+  /** How many intervals the statistics look back on. */
+  readonly windowCount?: number;
+  /** Floor of the deviation: a quiet loopback must not make one late packet look like death. */
+  readonly deviationMsMin?: number;
+  /** Silence that is tolerated on top of the mean interval. */
+  readonly acceptablePauseMs?: number;
+  /** The most that the observer's own lateness may stretch the tolerance. */
+  readonly stretchMsMax?: number;
+  /** Lateness up to this is what timers are like, and not a sign of ill health. */
+  readonly latenessSlackMs?: number;
+  /** After this long half of a stretch has faded. */
+  readonly stretchHalfLifeMs?: number;
+}
+
+/** What the detector thinks at one instant. */
+export interface Suspicion {
+  readonly phi: number;
+  /** Since the last sign of life, less the time during which the observer did not run. */
+  readonly silentMs: number;
+  /** The part of the time since the last sign of life in which the observer itself stood still. */
+  readonly discountedMs: number;
+  /** How much the tolerance is stretched at present. */
+  readonly stretchMs: number;
+}
+
+export const DETECTOR_DEFAULTS = {
+  windowCount: 256,
+  stretchMsMax: 250,
+  latenessSlackMs: 2,
+  stretchHalfLifeMs: 1000,
+} as const;
+
+const NOT_SUSPICIOUS: Suspicion = { phi: 0, silentMs: 0, discountedMs: 0, stretchMs: 0 };
+
+/** Phi-accrual over heartbeat arrivals, damped by the observer's own lateness. */
+export class FailureDetector {
+  readonly intervalMs: number;
+  readonly #deviationMsMin: number;
+  readonly #acceptablePauseMs: number;
+  readonly #stretchMsMax: number;
+  readonly #latenessSlackMs: number;
+  readonly #stretchHalfLifeMs: number;
+  readonly #window: Float64Array;
+  #windowCount = 0;
+  #windowNext = 0;
+  #lastHeartbeatMs: number | null = null;
+  #lastLifeMs: number | null = null;
+  /** Own standstill since the last sign of life, and since the last heartbeat. */
+  #discountLifeMs = 0;
+  #discountHeartbeatMs = 0;
+  #stretchMs = 0;
+  #stretchAtMs = 0;
+
+  constructor(options: FailureDetectorOptions) {
+    assert(options.intervalMs > 0, `heartbeat interval must be above zero: ${options.intervalMs}`);
+    this.intervalMs = options.intervalMs;
+    this.#deviationMsMin = options.deviationMsMin ?? options.intervalMs / 2;
+    this.#acceptablePauseMs = options.acceptablePauseMs ?? options.intervalMs * 4;
+    this.#stretchMsMax = options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax;
+    this.#latenessSlackMs = options.latenessSlackMs ?? DETECTOR_DEFAULTS.latenessSlackMs;
+    this.#stretchHalfLifeMs = options.stretchHalfLifeMs ?? DETECTOR_DEFAULTS.stretchHalfLifeMs;
+    this.#window = new Float64Array(options.windowCount ?? DETECTOR_DEFAULTS.windowCount);
+    assert(this.#deviationMsMin > 0, 'the deviation needs a floor above zero');
+    assert(this.#acceptablePauseMs >= 0, 'the acceptable pause cannot be negative');
+    assert(this.#window.length >= 2, 'the window needs room for two intervals');
+  }
+
+  /** When the peer was last known to live; null before the first sign. */
+  get lastLifeMs(): number | null {
+    return this.#lastLifeMs;
+  }
+
+  /** A heartbeat (or a reply to one) has arrived: a sign of life and a sample. */
+  heard(atMs: number): void {
+    if (this.#lastHeartbeatMs !== null) {
+      const intervalMs = Math.max(0, atMs - this.#lastHeartbeatMs - this.#discountHeartbeatMs);
+      // An outage that ended says little about ordinary intervals: it counts as one long interval.
+      this.#sample(Math.min(intervalMs, this.intervalMs + this.#acceptablePauseMs));
+    }
+    this.#lastHeartbeatMs = atMs;
+    this.#discountHeartbeatMs = 0;
+    this.sign(atMs);
+  }
+
+  /** Another sign of life (traffic on the bulk link): ends the silence, is not a sample. */
+  sign(atMs: number): void {
+    if (this.#lastLifeMs !== null && atMs <= this.#lastLifeMs) return;
+    this.#lastLifeMs = atMs;
+    this.#discountLifeMs = 0;
+  }
+
+  /** The observer meant to run at `expectedAtMs` and ran at `actualAtMs`. */
+  ticked(expectedAtMs: number, actualAtMs: number): void {
+    const lateMs = actualAtMs - expectedAtMs;
+    if (lateMs <= this.#latenessSlackMs) return;
+    this.#discountHeartbeatMs += lateMs;
+    // Only lateness after the last sign of life overlaps the silence it is taken from.
+    if (this.#lastLifeMs !== null) {
+      this.#discountLifeMs += Math.max(0, Math.min(lateMs, actualAtMs - this.#lastLifeMs));
+    }
+    const stretchMs = Math.max(this.#stretchAt(actualAtMs), lateMs);
+    this.#stretchMs = Math.min(stretchMs, this.#stretchMsMax);
+    this.#stretchAtMs = actualAtMs;
+  }
+
+  /** How suspicious the silence is at `nowMs`. Nobody is accused before the first sign of life. */
+  suspicion(nowMs: number): Suspicion {
+    if (this.#lastLifeMs === null) return NOT_SUSPICIOUS;
+    const elapsedMs = Math.max(0, nowMs - this.#lastLifeMs);
+    const discountedMs = Math.min(this.#discountLifeMs, elapsedMs);
+    const silentMs = elapsedMs - discountedMs;
+    const stretchMs = this.#stretchAt(nowMs);
+    const { meanMs, deviationMs } = this.#statistics();
+    const toleratedMs = meanMs + this.#acceptablePauseMs + stretchMs;
+    return {
+      phi: phiOf((silentMs - toleratedMs) / deviationMs),
+      silentMs,
+      discountedMs,
+      stretchMs,
+    };
+  }
+
+  /** Forgets the peer but not the observer's own health: another peer is watched from now on. */
+  forgetPeer(): void {
+    this.#windowCount = 0;
+    this.#windowNext = 0;
+    this.#lastHeartbeatMs = null;
+    this.#lastLifeMs = null;
+    this.#discountLifeMs = 0;
+    this.#discountHeartbeatMs = 0;
+  }
+
+  #sample(intervalMs: number): void {
+    this.#window[this.#windowNext] = intervalMs;
+    this.#windowNext = (this.#windowNext + 1) % this.#window.length;
+    this.#windowCount = Math.min(this.#windowCount + 1, this.#window.length);
+  }
+
+  #stretchAt(nowMs: number): number {
+    if (this.#stretchMs === 0) return 0;
+    const halfLives = Math.max(0, nowMs - this.#stretchAtMs) / this.#stretchHalfLifeMs;
+    const stretchMs = this.#stretchMs * 2 ** -halfLives;
+    return stretchMs < 0.1 ? 0 : stretchMs;
+  }
+
+  #statistics(): { meanMs: number; deviationMs: number } {
+    // Until there is a past to judge by, the agreed interval stands in for it.
+    if (this.#windowCount < 2) {
+      return { meanMs: this.intervalMs, deviationMs: this.#deviationMsMin };
+    }
+    let sum = 0;
+    for (let index = 0; index < this.#windowCount; index += 1) sum += this.#window[index] ?? 0;
+    const meanMs = sum / this.#windowCount;
+    let squares = 0;
+    for (let index = 0; index < this.#windowCount; index += 1) {
+      squares += ((this.#window[index] ?? 0) - meanMs) ** 2;
+    }
+    return {
+      // A burst after a stall lowers the mean; the peer still sends no more often than agreed.
+      meanMs: Math.max(meanMs, this.intervalMs),
+      deviationMs: Math.max(Math.sqrt(squares / this.#windowCount), this.#deviationMsMin),
+    };
+  }
+}
+
+/**
+ * -log10 of the normal distribution's upper tail at `deviations`, by the logistic approximation
+ * of Bowling et al. (2009), kept in logarithms so that it does not underflow far out.
+ */
+function phiOf(deviations: number): number {
+  const exponent = deviations * (1.5976 + 0.070566 * deviations * deviations);
+  // log10(1 + e^x): for large x that is x / ln 10, and e^x would overflow.
+  if (exponent > 30) return exponent / Math.LN10;
+  return Math.log1p(Math.exp(exponent)) / Math.LN10;
+}

@@ -1,0 +1,47 @@
+/**
+ * What the engine needs of a disk: on the primary, the writes of each epoch and a first copy of
+ * the whole; on the backup, a replica to which committed writes are applied in order.
+ */
+
+/** One write of the machine, as it reached the disk. */
+export interface DiskWrite {
+  readonly offset: number;
+  readonly data: Uint8Array;
+}
+
+/** A piece of the first copy. Zero pieces carry no data. */
+export interface DiskChunk {
+  readonly offset: number;
+  readonly byteCount: number;
+  /** Null when all of it is zeros. */
+  readonly data: Uint8Array | null;
+}
+
+/** The primary's view of a disk whose writes it follows. */
+export interface SourceDisk {
+  readonly diskBytes: number;
+  /** Writes received since the machine's disk socket was connected. */
+  readonly writesReceived: number;
+  /** The writes with a count up to `diskWrites` belong to `epoch` or one before it. */
+  mark(epoch: number, diskWrites: number): void;
+  /**
+   * The writes of a marked epoch, in order; waits, with a bound, for those still on their way.
+   * @throws {RomulusError} ERR_TIMEOUT_DISK_WRITES, ERR_DISK_LOST, ERR_LIMIT_DISK_BACKLOG.
+   */
+  take(epoch: number): Promise<readonly DiskWrite[]>;
+  /**
+   * The whole disk, piece by piece, while the machine writes to it. Only correct together with
+   * every write received since the connection was made, applied afterwards.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  readBase(): AsyncGenerator<DiskChunk>;
+  /** Lets go of the disk. Idempotent. */
+  close(): void;
+}
+
+/** When the replica's bytes must be on stable storage. */
+export type DiskSync =
+  /** Before each epoch counts as applied. */
+  | 'commit'
+  /** Whenever the kernel likes; a power failure of the backup's host may lose it. */
+  | 'off';
