@@ -2,7 +2,7 @@
  * Goal: quantiles are never below the true one and at most 1/64 plus one resolution above it,
  * over the whole range. Method: compare with a sorted array.
  */
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Histogram } from '../../src/base/histogram.ts';
 

@@ -1,0 +1,324 @@
+/**
+ * The register in a directory, on local or shared (NFS) storage.
+ *
+ * The change to generation g+1 is won by whoever links a finished, synced file to the name g+1:
+ * link(2) is atomic on both, and fails with EEXIST for everyone else. The word is the file with
+ * the highest number. Over NFS the answer to a link can be lost after the server made it; then
+ * the link count of the temporary file tells, as open(2) advises under O_EXCL.
+ *
+ * Old generations are removed, but never the newest `GENERATIONS_KEPT`: a member that stood still
+ * between reading g and linking g+1 must find that name taken. Should it have stood still for so
+ * long that the name is free again, the directory read after the link shows newer generations and
+ * the change counts as lost; its file is below the highest and means nothing.
+ *
+ * The directory must exist: making it would put a second register on the local disk of a host on
+ * which the shared storage is not mounted.
+ *
+ * One request at a time. A call on storage that hangs cannot be taken back, so a request waits
+ * for the earlier one, within its own bound; the number of hanging calls cannot grow.
+ */
+import { randomBytes } from 'node:crypto';
+import { link, open, readdir, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { assert } from '../base/assert.ts';
+import { RomulusError } from '../base/errors.ts';
+import { type RegisterWord, sameWord } from '../core/register.ts';
+import { type Arbiter, ARBITER_TIMEOUT_MS, type CompareAndSetResult } from './arbiter.ts';
+import {
+  formatRegisterFile,
+  generationOfName,
+  parseRegisterFile,
+  REGISTER_FILE_BYTES_MAX,
+  registerFileName,
+} from './register-file.ts';
+
+/** Newest generations that are never removed. */
+export const GENERATIONS_KEPT = 64;
+/** A temporary file this old was left by a process that died, milliseconds. */
+export const TEMPORARY_FILE_AGE_MS_MAX: number = 60 * 60 * 1000;
+/** Times a file may vanish between listing and opening before that counts as out of reach. */
+const READ_ATTEMPTS_MAX = 8;
+/** Requests that may wait for storage that hangs; further ones fail at once. */
+const REQUESTS_PENDING_MAX = 16;
+const TEMPORARY_PREFIX = 'temporary-';
+
+export interface FileArbiterOptions {
+  readonly directory: string;
+  readonly timeoutMs?: number;
+  readonly generationsKept?: number;
+}
+
+/** The register as files named by generation. */
+export class FileArbiter implements Arbiter {
+  readonly name: string;
+  readonly #directory: string;
+  readonly #timeoutMs: number;
+  readonly #generationsKept: number;
+  /** Ends when the request before has ended, however long its storage hangs. */
+  #previous: Promise<unknown> = Promise.resolve();
+  #generationSeenMax = 0;
+  #pendingCount = 0;
+  #pruneError: unknown = null;
+  #closed = false;
+
+  constructor(options: FileArbiterOptions) {
+    this.name = `file:${options.directory}`;
+    this.#directory = options.directory;
+    this.#timeoutMs = options.timeoutMs ?? ARBITER_TIMEOUT_MS;
+    this.#generationsKept = options.generationsKept ?? GENERATIONS_KEPT;
+    assert(this.#generationsKept >= 2, 'the current and the previous generation must be kept');
+  }
+
+  async read(): Promise<RegisterWord | null> {
+    return await this.#bounded('read', async () => await this.#readCurrent());
+  }
+
+  async compareAndSet(
+    expected: RegisterWord | null,
+    next: RegisterWord,
+  ): Promise<CompareAndSetResult> {
+    assert(
+      next.generation === (expected?.generation ?? 0) + 1,
+      'every change of the word adds one to the generation',
+    );
+    return await this.#bounded('change', async (isLate) => {
+      return await this.#change(expected, next, isLate);
+    });
+  }
+
+  /** Why old generations could not be removed after the last change; null when they could. */
+  get pruneError(): unknown {
+    return this.#pruneError;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.resolve();
+  }
+
+  async #change(
+    expected: RegisterWord | null,
+    next: RegisterWord,
+    isLate: () => boolean,
+  ): Promise<CompareAndSetResult> {
+    const before = await this.#readCurrent();
+    if (!sameWord(before, expected)) return { won: false, word: before };
+    const temporary = this.#path(
+      `${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`,
+    );
+    let linked = false;
+    try {
+      await writeSynced(temporary, formatRegisterFile(next));
+      // The caller was told that there was no answer: the fewer late changes, the better.
+      if (isLate()) return { won: false, word: before };
+      linked = await linkOnce(temporary, this.#path(registerFileName(next.generation)));
+    } finally {
+      await unlinkIfThere(temporary);
+    }
+    await syncDirectory(this.#directory);
+    const after = await this.#readCurrent();
+    const won = linked && sameWord(after, next);
+    if (won) await this.#tryPrune(next.generation);
+    return { won, word: after };
+  }
+
+  async #readCurrent(): Promise<RegisterWord | null> {
+    for (let attempt = 0; attempt < READ_ATTEMPTS_MAX; attempt += 1) {
+      const highest = (await this.#generations()).at(-1) ?? 0;
+      if (highest < this.#generationSeenMax) {
+        // A stale listing of a network file system, or another directory under the same name.
+        throw new Error(
+          `generation ${this.#generationSeenMax} was here, now the highest is ${highest}`,
+        );
+      }
+      if (highest === 0) return null;
+      const path = this.#path(registerFileName(highest));
+      const content = await readBounded(path);
+      // Removed since the listing, so there are newer ones by now.
+      if (content === null) continue;
+      const word = parseRegisterFile(content, highest, path);
+      this.#generationSeenMax = highest;
+      return word;
+    }
+    throw new Error(`the directory changed ${READ_ATTEMPTS_MAX} times while it was read`);
+  }
+
+  /** Generations present, ascending. */
+  async #generations(): Promise<number[]> {
+    const generations: number[] = [];
+    for (const name of await readdir(this.#directory)) {
+      const generation = generationOfName(name);
+      if (generation !== null) generations.push(generation);
+    }
+    return generations.sort((a, b) => a - b);
+  }
+
+  async #tryPrune(current: number): Promise<void> {
+    try {
+      await this.#prune(current);
+      this.#pruneError = null;
+    } catch (error) {
+      // The change is won all the same, and the next winner tries again.
+      this.#pruneError = error;
+    }
+  }
+
+  /** Removes what no member can need any more. */
+  async #prune(current: number): Promise<void> {
+    for (const name of await readdir(this.#directory)) {
+      const generation = generationOfName(name);
+      if (generation !== null && generation <= current - this.#generationsKept) {
+        await unlinkIfThere(this.#path(name));
+      }
+      if (name.startsWith(TEMPORARY_PREFIX) && (await isAbandoned(this.#path(name)))) {
+        await unlinkIfThere(this.#path(name));
+      }
+    }
+  }
+
+  async #bounded<T>(what: string, work: (isLate: () => boolean) => Promise<T>): Promise<T> {
+    if (this.#closed) throw this.#unreachable(what, 'the arbiter was closed');
+    if (this.#pendingCount >= REQUESTS_PENDING_MAX) {
+      throw this.#unreachable(what, `${this.#pendingCount} earlier requests still hang`);
+    }
+    this.#pendingCount += 1;
+    let late = false;
+    const isLate = (): boolean => late;
+    const previous = this.#previous;
+    const run = (async (): Promise<T> => {
+      await previous;
+      if (late) throw this.#unreachable(what, 'an earlier request still hangs');
+      return await work(isLate);
+    })();
+    // The next request waits for the end of this one, whichever it is; its own caller gets the
+    // result or the error from `run` itself.
+    const settled = (): void => {
+      this.#pendingCount -= 1;
+    };
+    this.#previous = run.then(settled, settled);
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => {
+        late = true;
+        reject(this.#unreachable(what, `no answer within ${this.#timeoutMs} ms`));
+      }, this.#timeoutMs);
+    });
+    try {
+      return await Promise.race([run, timeout]);
+    } catch (error) {
+      throw this.#asArbiterError(what, error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #asArbiterError(what: string, error: unknown): unknown {
+    if (error instanceof RomulusError) return error;
+    const code = errnoOf(error);
+    if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
+      return new RomulusError(
+        'ERR_ARBITER_PERMISSION',
+        `not allowed to ${what} the register in ${this.#directory} (${code})`,
+        {
+          remedy:
+            "Give the node's user read and write access to the directory, on storage with hard links.",
+          cause: error,
+          details: { directory: this.#directory, reason: code },
+        },
+      );
+    }
+    const reason = error instanceof Error ? error.message : String(error);
+    return this.#unreachable(what, reason, error);
+  }
+
+  #unreachable(what: string, reason: string, cause?: unknown): RomulusError {
+    return new RomulusError(
+      'ERR_ARBITER_UNREACHABLE',
+      `cannot ${what} the register in ${this.#directory}: ${reason}`,
+      {
+        remedy:
+          'Check that the directory exists and that the storage it is on is mounted and answers.',
+        ...(cause === undefined ? {} : { cause }),
+        details: { directory: this.#directory, reason },
+      },
+    );
+  }
+
+  #path(name: string): string {
+    return join(this.#directory, name);
+  }
+}
+
+async function writeSynced(path: string, content: string): Promise<void> {
+  const file = await open(path, 'wx', 0o644);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** True when this call gave the file its second name. */
+async function linkOnce(temporary: string, name: string): Promise<boolean> {
+  let failure: unknown = null;
+  try {
+    await link(temporary, name);
+  } catch (error) {
+    failure = error;
+  }
+  // Whatever link said, the count of names is the truth: on NFS a repeated request reports
+  // EEXIST, or an error, for a link that the first one made.
+  if ((await stat(temporary)).nlink === 2) return true;
+  if (failure === null || errnoOf(failure) === 'EEXIST') return false;
+  throw failure;
+}
+
+/** The content of a file, or null when it is not there any more. */
+async function readBounded(path: string): Promise<string | null> {
+  let file;
+  try {
+    file = await open(path, 'r');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw error;
+  }
+  try {
+    const buffer = Buffer.alloc(REGISTER_FILE_BYTES_MAX);
+    const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, 0);
+    return buffer.toString('utf8', 0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes a link survive a power failure of the host that the directory is on. */
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+async function isAbandoned(path: string): Promise<boolean> {
+  try {
+    return Date.now() - (await stat(path)).mtimeMs > TEMPORARY_FILE_AGE_MS_MAX;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+async function unlinkIfThere(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error;
+  }
+}
+
+function errnoOf(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error ? String(error.code) : undefined;
+}

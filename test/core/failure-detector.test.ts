@@ -1,0 +1,155 @@
+/**
+ * Goal: silence is judged by the past, the observer's own standstill is not the peer's silence.
+ * Method: time is an argument, so every case is a short script of instants.
+ */
+import * as fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { FailureDetector } from '../../src/core/failure-detector.ts';
+
+const INTERVAL_MS = 10;
+
+function regular(
+  beats: number,
+  intervalMs = INTERVAL_MS,
+): { detector: FailureDetector; atMs: number } {
+  const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+  let atMs = 1000;
+  for (let beat = 0; beat < beats; beat += 1) {
+    detector.heard(atMs);
+    atMs += intervalMs;
+  }
+  return { detector, atMs: atMs - intervalMs };
+}
+
+function silenceUntilPhi(detector: FailureDetector, fromMs: number, phi: number): number {
+  for (let silentMs = 0; silentMs < 5000; silentMs += 0.5) {
+    if (detector.suspicion(fromMs + silentMs).phi >= phi) return silentMs;
+  }
+  throw new Error('never suspicious');
+}
+
+describe('FailureDetector', () => {
+  it('accuses nobody it never heard', () => {
+    const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+    expect(detector.suspicion(1e9).phi).toBe(0);
+    detector.ticked(0, 500);
+    expect(detector.suspicion(1e9).phi).toBe(0);
+  });
+
+  it('reaches phi 8 after a silence between 60 and 90 ms at the default heartbeat', () => {
+    const { detector, atMs } = regular(100);
+    const silentMs = silenceUntilPhi(detector, atMs, 8);
+    expect(silentMs).toBeGreaterThan(60);
+    expect(silentMs).toBeLessThan(90);
+  });
+
+  it('judges by the agreed interval while it has no past', () => {
+    const { detector, atMs } = regular(1);
+    expect(silenceUntilPhi(detector, atMs, 8)).toBeLessThan(90);
+    expect(detector.suspicion(atMs + INTERVAL_MS * 2).phi).toBeLessThan(0.1);
+  });
+
+  it('tolerates more when the past was irregular', () => {
+    const steady = regular(200);
+    const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+    let atMs = 1000;
+    for (let beat = 0; beat < 200; beat += 1) {
+      detector.heard(atMs);
+      atMs += beat % 4 === 0 ? 40 : 5;
+    }
+    const last = atMs - 5;
+    expect(silenceUntilPhi(detector, last, 8)).toBeGreaterThan(
+      silenceUntilPhi(steady.detector, steady.atMs, 8),
+    );
+  });
+
+  it('counts an outage that ended as one long interval, not as its length', () => {
+    const { detector, atMs } = regular(100);
+    detector.heard(atMs + 60_000);
+    expect(silenceUntilPhi(detector, atMs + 60_000, 8)).toBeLessThan(120);
+  });
+
+  it('takes its own standstill off the silence', () => {
+    const { detector, atMs } = regular(100);
+    // The observer meant to run 5 ms after the last heartbeat and ran after 10 s.
+    detector.ticked(atMs + 5, atMs + 10_000);
+    const suspicion = detector.suspicion(atMs + 10_000);
+    expect(suspicion.discountedMs).toBeCloseTo(9995);
+    expect(suspicion.silentMs).toBeCloseTo(5);
+    expect(suspicion.phi).toBeLessThan(0.1);
+  });
+
+  it('still accuses a silent peer after its own standstill, a bounded time later', () => {
+    const { detector, atMs } = regular(100);
+    detector.ticked(atMs + 5, atMs + 10_000);
+    const silentMs = silenceUntilPhi(detector, atMs + 10_000, 8);
+    expect(silentMs).toBeGreaterThan(250);
+    expect(silentMs).toBeLessThan(400);
+  });
+
+  it('forgets its own lateness with time', () => {
+    const { detector, atMs } = regular(100);
+    detector.ticked(atMs, atMs + 100);
+    let nowMs = atMs + 100;
+    for (let beat = 0; beat < 1000; beat += 1) {
+      nowMs += INTERVAL_MS;
+      detector.heard(nowMs);
+    }
+    expect(detector.suspicion(nowMs).stretchMs).toBe(0);
+    expect(silenceUntilPhi(detector, nowMs, 8)).toBeLessThan(90);
+  });
+
+  it('does not take a standstill before the last sign of life off the silence after it', () => {
+    const { detector, atMs } = regular(100);
+    detector.heard(atMs + 490);
+    detector.ticked(atMs, atMs + 500);
+    expect(detector.suspicion(atMs + 500).silentMs).toBe(0);
+    expect(detector.suspicion(atMs + 600).silentMs).toBeCloseTo(100);
+  });
+
+  it('takes other traffic as life, not as a sample', () => {
+    const { detector, atMs } = regular(100);
+    let nowMs = atMs;
+    for (let message = 0; message < 1000; message += 1) {
+      nowMs += 1;
+      detector.sign(nowMs);
+    }
+    expect(detector.lastLifeMs).toBe(nowMs);
+    expect(silenceUntilPhi(detector, nowMs, 8)).toBeGreaterThan(60);
+    detector.sign(atMs);
+    expect(detector.lastLifeMs).toBe(nowMs);
+  });
+
+  it('starts anew with another peer', () => {
+    const { detector, atMs } = regular(100);
+    detector.forgetPeer();
+    expect(detector.suspicion(atMs + 10_000).phi).toBe(0);
+    expect(detector.lastLifeMs).toBeNull();
+  });
+
+  it('never sees suspicion fall while the silence lasts and the observer runs on time', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.double({ min: 0, max: 100, noNaN: true }), { minLength: 2, maxLength: 50 }),
+        fc.array(fc.double({ min: 0, max: 50, noNaN: true }), { minLength: 1, maxLength: 50 }),
+        (intervals, steps) => {
+          const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+          let nowMs = 0;
+          for (const intervalMs of intervals) {
+            nowMs += intervalMs;
+            detector.heard(nowMs);
+          }
+          let before = detector.suspicion(nowMs).phi;
+          for (const stepMs of steps) {
+            nowMs += stepMs;
+            detector.ticked(nowMs, nowMs);
+            const { phi } = detector.suspicion(nowMs);
+            expect(phi).toBeGreaterThanOrEqual(before - 1e-9);
+            expect(Number.isFinite(phi)).toBe(true);
+            before = phi;
+          }
+        },
+      ),
+    );
+  });
+});
