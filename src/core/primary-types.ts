@@ -8,6 +8,7 @@
  */
 import type { ErrorCode } from '../base/errors.ts';
 import type { Epoch, Generation } from '../base/units.ts';
+import type { QueueWatermarks } from './epoch-pacer.ts';
 import type { PromiseMargin } from './promise.ts';
 import type { RegisterAnswer, RegisterRequest } from './register-client.ts';
 import type { Instance, OnSilence, RegisterWord } from './register.ts';
@@ -57,14 +58,6 @@ export interface PrimaryOptions {
   readonly limits: PrimaryLimits;
 }
 
-/** Fill levels of the event queue that change the pace, in bytes; low < high < limit. */
-export interface QueueWatermarks {
-  readonly lowBytes: number;
-  readonly highBytes: number;
-  /** At or above it no checkpoint is asked for at all. */
-  readonly limitBytes: number;
-}
-
 /** Every wait of the primary has a bound; these are they. */
 export interface PrimaryLimits {
   /** How long a paired backup whose link broke may take to resume before we go on alone. */
@@ -109,13 +102,13 @@ export type PrimaryEvent =
       readonly node: string;
       /** What it holds: a whole image of that instance at that epoch; null when it holds none. */
       readonly holds: { readonly instance: Instance; readonly epoch: Epoch } | null;
-      /** False when the image it holds was made for another machine (then it is as none). */
+      /** False when the image it holds was made for another machine: it is refused. */
       readonly descriptorMatches: boolean;
       /** Oldest epoch whose frames the engine can still send again, null when none is kept. */
       readonly oldestRetainedEpoch: Epoch | null;
       /**
-       * Oldest epoch since whose end the engine can prove which pages, disk blocks and device
-       * state changed; null when it cannot for any.
+       * Oldest epoch since whose end the engine can prove which pages and disk blocks changed,
+       * and goes on being able to until this link closes; null when it cannot for any.
        */
       readonly provenSinceEpoch: Epoch | null;
     }
@@ -202,7 +195,8 @@ export type PrimaryEffect =
   | { readonly kind: 'syncRound'; readonly linkId: LinkId; readonly round: number }
   /**
    * Suspend, capture, resume, send. `completesBase`: what is left of the base image is part of
-   * it, and the end of the base image is sent before the epoch.
+   * it, and the end of the base image is sent before the epoch. An epoch asked for before a
+   * `startSync` is never sent after it; one asked for before a `resume` is, when it is captured.
    */
   | { readonly kind: 'takeCheckpoint'; readonly epoch: Epoch; readonly completesBase: boolean }
   | {

@@ -1,0 +1,105 @@
+/**
+ * Decides when the next checkpoint is due.
+ *
+ * The interval is what the operator wants; the queue says what the link can carry. At or above
+ * the high watermark the interval doubles with every checkpoint, up to a bound, until the queue
+ * falls to the low one. At the queue's limit no checkpoint is due at all. One checkpoint at a time:
+ * the next is due only after the last was captured or skipped.
+ *
+ * Pure: is told the time, holds no timer.
+ */
+import { assert } from '../base/assert.ts';
+
+/** Fill levels of the event queue that change the pace, in bytes; low < high < limit. */
+export interface QueueWatermarks {
+  readonly lowBytes: number;
+  readonly highBytes: number;
+  /** At or above it no checkpoint is asked for at all. */
+  readonly limitBytes: number;
+}
+
+export const DEFAULT_QUEUE_WATERMARKS: QueueWatermarks = {
+  lowBytes: 16 * 1024 * 1024,
+  highBytes: 64 * 1024 * 1024,
+  limitBytes: 256 * 1024 * 1024,
+};
+
+/** A backlog lengthens the interval at most so many times. */
+const STRETCH_MAX = 64;
+
+/** A backlog alone never makes an epoch longer than this, in milliseconds. */
+const STRETCHED_INTERVAL_MS_MAX = 10_000;
+
+export class EpochPacer {
+  readonly #watermarks: QueueWatermarks;
+  #intervalMs: number;
+  #stretch = 1;
+  #queueBytes = 0;
+  #askedAtMs = Number.NEGATIVE_INFINITY;
+  #isCapturing = false;
+
+  constructor(intervalMs: number, watermarks: QueueWatermarks) {
+    const { lowBytes, highBytes, limitBytes } = watermarks;
+    assert(lowBytes >= 0 && lowBytes < highBytes && highBytes < limitBytes, 'low < high < limit');
+    this.#watermarks = watermarks;
+    this.#intervalMs = checkedIntervalMs(intervalMs);
+  }
+
+  get intervalMs(): number {
+    return this.#intervalMs;
+  }
+
+  get effectiveIntervalMs(): number {
+    const stretchedMs = Math.min(this.#intervalMs * this.#stretch, STRETCHED_INTERVAL_MS_MAX);
+    return Math.max(this.#intervalMs, stretchedMs);
+  }
+
+  get isBacklogged(): boolean {
+    return this.#stretch > 1;
+  }
+
+  get isCapturing(): boolean {
+    return this.#isCapturing;
+  }
+
+  /** When the next checkpoint is due, in milliseconds; null while none can be. */
+  get dueAtMs(): number | null {
+    if (this.#isCapturing || this.#queueBytes >= this.#watermarks.limitBytes) return null;
+    return this.#askedAtMs + this.effectiveIntervalMs;
+  }
+
+  /** @throws {RangeError} unless positive and finite. */
+  setInterval(intervalMs: number): void {
+    this.#intervalMs = checkedIntervalMs(intervalMs);
+  }
+
+  /** Takes note of the queue; true when that began or ended a backlog. */
+  queueLevel(bytes: number): boolean {
+    this.#queueBytes = bytes;
+    const wasBacklogged = this.isBacklogged;
+    if (bytes >= this.#watermarks.highBytes && !wasBacklogged) this.#stretch = 2;
+    if (bytes <= this.#watermarks.lowBytes) this.#stretch = 1;
+    return this.isBacklogged !== wasBacklogged;
+  }
+
+  asked(nowMs: number): void {
+    assert(!this.#isCapturing, 'one checkpoint at a time');
+    this.#isCapturing = true;
+    this.#askedAtMs = nowMs;
+  }
+
+  /** The checkpoint asked for was captured, or skipped. */
+  answered(): void {
+    this.#isCapturing = false;
+    if (this.isBacklogged && this.#queueBytes >= this.#watermarks.highBytes) {
+      this.#stretch = Math.min(this.#stretch * 2, STRETCH_MAX);
+    }
+  }
+}
+
+function checkedIntervalMs(intervalMs: number): number {
+  if (!(intervalMs > 0) || !Number.isFinite(intervalMs)) {
+    throw new RangeError(`the epoch interval must be positive: ${intervalMs} ms`);
+  }
+  return intervalMs;
+}
