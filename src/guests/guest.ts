@@ -27,11 +27,23 @@ export interface SuspendReport {
   readonly diskWrites: number;
 }
 
+/** Where the engine follows a machine's disk. */
+export interface MachineDisk {
+  readonly bytes: number;
+  /** Unix socket on which the machine tells of every write. */
+  readonly socketPath: string;
+  /** Path through which the disk's bytes can be read while it runs, such as `/proc/PID/fd/N`. */
+  readonly imagePath: string;
+}
+
 /** A machine that runs and can be checkpointed. */
 export interface Guest {
   readonly descriptor: GuestDescriptor;
   readonly pid: number;
   readonly blocks: readonly RamBlock[];
+  readonly disk: MachineDisk | null;
+  /** Unix socket of the machine's net. */
+  readonly netSocketPath: string;
   /**
    * Stops the vCPUs at an instruction boundary.
    * @throws {RomulusError} ERR_GUEST_CANNOT_SUSPEND when it cannot now (the epoch is skipped),
@@ -53,6 +65,12 @@ export interface Guest {
 export interface IncomingGuest {
   /** Descriptors of the blocks' memory, by block id: the backup applies pages into these. */
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  /** Descriptor of the disk's replica; null when the machine has no disk. */
+  readonly disk: { readonly fd: number; readonly bytes: number } | null;
+  /** Where the machine will be controlled once it runs. */
+  readonly controlPath: string;
+  /** Unix socket of the machine's net, open already while it waits. */
+  readonly netSocketPath: string;
   /** Loads the device state and starts the vCPUs. Resolves when they run. */
   start(deviceState: Uint8Array): Promise<Guest>;
   /** Gives the prepared machine up. Idempotent. */
