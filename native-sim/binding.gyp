@@ -25,6 +25,8 @@
         'src/tracker_uffd.cc',
         'src/copy.cc',
         'src/capture.cc',
+        'src/capture_core.cc',
+        'src/crew.cc',
         'src/bench_support.cc',
         'src/page_delta.cc',
         'src/page_store.cc',

@@ -1,0 +1,90 @@
+// Captures the pages of one block that changed: finds them with a tracker, copies them out of the
+// machine into a staging area. This is all that happens inside a pause, so it allocates nothing,
+// and its cost follows the pages dirtied, not the memory (but for the walk over the page tables).
+//
+// Two ways to the bytes: our own mapping of the same memory object (non-temporal vector copies), or
+// process_vm_readv where there is none. Two phases, each shared by two threads when it is worth it:
+// scan by address range, then copy by page count.
+//
+// The staging area is reserved once at the block's full size, so it can never overflow; only what is
+// used takes memory, and Trim gives back what one large capture left.
+//
+// A `full` capture copies every populated page of a part of the block and begins tracking anew for
+// it first, so that what is written meanwhile is dirty later. Holes of mapped memory are skipped:
+// they are zero pages. A full capture may run while the machine does.
+//
+// After a Failure of Take the pages taken from the tracker are known to nobody any more: the next
+// capture must be full. Threads: one at a time. Plain C++.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "crew.h"
+#include "mapped_memory.h"
+#include "staged_pages.h"
+#include "tracker.h"
+
+namespace romulus {
+
+struct CaptureStats {
+  uint64_t pages = 0;
+  uint64_t runs = 0;
+  uint64_t scan_ns = 0;
+  uint64_t copy_ns = 0;
+};
+
+// The arrays behind StagedPages.
+class Staging {
+ public:
+  explicit Staging(uint32_t page_count);
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  ~Staging();
+
+  uint8_t* data() const { return data_; }
+  uint32_t* page_index() const { return page_index_; }
+  // Gives back the memory of pages beyond those populated at the start.
+  void Trim();
+
+ private:
+  size_t data_bytes_;
+  size_t index_bytes_;
+  size_t populated_bytes_;
+  uint8_t* data_ = nullptr;
+  uint32_t* page_index_ = nullptr;
+};
+
+class Capture {
+ public:
+  // `memory` may be null. threads: 1 or 2.
+  Capture(std::shared_ptr<DirtyTracker> tracker, size_t range, std::shared_ptr<MappedMemory> memory,
+          int threads);
+
+  CaptureStats Take(uint32_t first_page, uint32_t page_count, bool full);
+  const StagedPages& staged() const { return staged_; }
+  uint32_t page_count() const { return page_count_; }
+  void Trim() { staging_.Trim(); }
+
+ private:
+  void FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
+  void FindPopulated(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
+  void Stage(const PageRuns& runs);
+  void CopyStaged();
+  void CopyMapped(size_t first, size_t end) const;
+  void CopyForeign(size_t first, size_t end) const;
+
+  std::shared_ptr<DirtyTracker> tracker_;
+  size_t range_;
+  uint32_t page_count_;
+  std::shared_ptr<MappedMemory> memory_;
+  Staging staging_;
+  StagedPages staged_;
+  size_t staged_count_ = 0;
+  // Runs found by each part of a scan; kept, so that later scans allocate nothing.
+  std::vector<PageRuns> part_runs_;
+  Crew crew_;
+};
+
+}  // namespace romulus
