@@ -25,6 +25,12 @@ export interface SuspendReport {
   readonly framesSent: number;
   /** Writes the machine has put into its disk socket since that socket was connected. */
   readonly diskWrites: number;
+  /**
+   * How far the machine has run, in a count of its own that only grows (for sim: steps). Goes into
+   * the audit file, where it ties output to epochs without trusting the gate's counts; 0 when the
+   * machine keeps none.
+   */
+  readonly position: number;
 }
 
 /** Where the engine follows a machine's disk. */
