@@ -184,7 +184,10 @@ void Server::Run() {
       throw Failure::System("ERR_HOST_POLL", "cannot wait for sockets", "Restart the machine.");
     }
     const auto ready = [&](size_t at) { return polled[at].revents != 0; };
-    // Control first: a stop waits for nothing.
+    // New lines before control: who connected a line and then asked for a stop must find the frames
+    // of that line counted. Then control, so that a stop waits for nothing else.
+    if (ready(at_net_listener)) AcceptAll(net_listener_.get(), &Server::AddNet);
+    if (ready(at_disk_listener)) AcceptAll(disk_listener_.get(), &Server::AddDisk);
     const size_t client_count = clients_.size();
     for (size_t i = 0; i < client_count; i++) {
       if (ready(first_client + i)) ServeControl(*clients_[i]);
@@ -199,13 +202,13 @@ void Server::Run() {
       [[maybe_unused]] const ssize_t taken = read(pump_.get(), &count, sizeof count);
     }
     if (ready(at_net)) ReadNet();
-    if (ready(at_disk) && (polled[at_disk].revents & ~POLLOUT) != 0) {
+    // Not when it was replaced in this round: the readiness is the old one's.
+    if ((polled[at_disk].revents & ~POLLOUT) != 0 &&
+        polled[at_disk].fd == machine_.disk_socket_fd() && !ready(at_disk_listener)) {
       // Nobody has anything to say here: bytes or an end mean that the reader is gone.
       machine_.DetachDisk();
     }
     if (ready(at_tracker)) ReadTracker();
-    if (ready(at_net_listener)) AcceptAll(net_listener_.get(), &Server::AddNet);
-    if (ready(at_disk_listener)) AcceptAll(disk_listener_.get(), &Server::AddDisk);
     if (ready(at_tracker_listener)) AcceptAll(tracker_listener_.get(), &Server::AddTracker);
     if (ready(at_control)) AcceptAll(control_listener_.get(), &Server::AddControl);
   }
