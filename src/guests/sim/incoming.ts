@@ -67,7 +67,8 @@ interface IncomingParts {
 export class IncomingSim implements IncomingGuest {
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   readonly pid: number;
-  readonly socketPath: string;
+  readonly controlPath: string;
+  readonly netSocketPath: string;
   /** The memory behind block 0, mapped in this thread. */
   readonly ram: Memory;
   /** The disk's memory: replicated disk writes go in here. */
@@ -79,7 +80,8 @@ export class IncomingSim implements IncomingGuest {
   constructor(parts: IncomingParts) {
     this.#parts = parts;
     this.pid = parts.machine.pid;
-    this.socketPath = parts.machine.socketPath;
+    this.controlPath = parts.machine.socketPath;
+    this.netSocketPath = `${parts.machine.socketPath}.net`;
     this.ram = parts.ram;
     this.disk = parts.disk;
     this.blocks = [{ id: 0, fd: parts.ram.fd, bytes: parts.ram.bytes }];

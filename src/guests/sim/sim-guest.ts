@@ -9,7 +9,7 @@ import { rm } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError } from '../../base/errors.ts';
-import type { Guest, GuestDescriptor, RamBlock, SuspendReport } from '../guest.ts';
+import type { Guest, GuestDescriptor, MachineDisk, RamBlock, SuspendReport } from '../guest.ts';
 import { SimControl } from './control.ts';
 import { describeSim, parseSimInfo, type SimInfo } from './info.ts';
 import { isProcessAlive, processStartTime } from './process.ts';
@@ -46,11 +46,9 @@ export class SimGuest implements Guest {
   readonly blocks: readonly RamBlock[];
   readonly socketPath: string;
   readonly netSocketPath: string;
-  readonly diskSocketPath: string;
+  readonly disk: MachineDisk;
   /** Where the machine reports dirty pages itself; null unless it runs with `--tracker mprotect`. */
   readonly trackerSocketPath: string | null;
-  /** A path through which the disk can be mapped. */
-  readonly diskPath: string;
   readonly #control: SimControl;
   readonly #startTime: string | null;
   #state: Promise<Buffer> | null = null;
@@ -65,9 +63,12 @@ export class SimGuest implements Guest {
     this.#startTime = processStartTime(info.pid);
     this.socketPath = control.socketPath;
     this.netSocketPath = `${control.socketPath}.net`;
-    this.diskSocketPath = `${control.socketPath}.disk`;
+    this.disk = {
+      bytes: info.diskBytes,
+      socketPath: `${control.socketPath}.disk`,
+      imagePath: `/proc/${info.pid}/fd/${info.diskFd}`,
+    };
     this.trackerSocketPath = info.tracker === 'mprotect' ? `${control.socketPath}.tracker` : null;
-    this.diskPath = `/proc/${info.pid}/fd/${info.diskFd}`;
     this.blocks = [
       {
         id: 0,
@@ -179,11 +180,11 @@ function killProcess(pid: number): void {
 }
 
 function parseStop(answer: string): SuspendReport {
-  const match = /^frames=(\d{1,15}) diskwrites=(\d{1,15}) step=\d{1,20}$/.exec(answer);
+  const match = /^frames=(\d{1,15}) diskwrites=(\d{1,15}) step=(\d{1,15})$/.exec(answer);
   if (match === null) {
     throw new RomulusError('ERR_PROTOCOL_GUEST_CONTROL', `the machine answered stop '${answer}'`, {
       remedy: 'Check that the socket belongs to a romulus-sim of the same version.',
     });
   }
-  return { framesSent: Number(match[1]), diskWrites: Number(match[2]) };
+  return { framesSent: Number(match[1]), diskWrites: Number(match[2]), position: Number(match[3]) };
 }

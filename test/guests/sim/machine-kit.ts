@@ -41,7 +41,7 @@ export class MachineKit {
   }
 
   async close(): Promise<void> {
-    for (const close of this.#closers.splice(0).reverse()) await close();
+    for (const close of this.#closers.splice(0).toReversed()) await close();
     for (const machine of this.#machines.splice(0)) await machine.stop();
     await rm(this.directory, { recursive: true });
   }
