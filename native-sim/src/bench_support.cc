@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "copy.h"
 #include "memory.h"
 #include "pagemap_abi.h"
+#include "priority.h"
 #include "staged_pages.h"
 #include "tracker_handle.h"
 
@@ -84,7 +86,8 @@ Napi::Value CaptureFloor(const Napi::CallbackInfo& info) {
     const auto memory = UnwrapMemory(info[1]);
     const TrackedRange range = tracker->ranges().at(0);
     const auto pages_max = static_cast<size_t>(WholeNumber(info[2], "pagesMax"));
-    static thread_local FloorState state;
+    static thread_local FloorState kept;
+    FloorState& state = kept;  // the second thread must see this thread's
     state.regions.resize(pages_max);
     if (state.target_bytes < pages_max * kPageBytes) {
       if (state.target != nullptr) munmap(state.target, state.target_bytes);
@@ -118,7 +121,10 @@ Napi::Value CaptureFloor(const Napi::CallbackInfo& info) {
       CopyFence();
     };
     // The second thread already spins when the clock starts: its start is not part of the floor.
+    // As undisturbed as a capture is.
+    const Urgent urgent;
     std::thread second([&] {
+      const Urgent second_urgent;
       phase.fetch_add(1);
       while (phase.load(std::memory_order_acquire) != 2) {
       }

@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "copy.h"
+#include "priority.h"
 #include "failure.h"
 #include "fd.h"
 
@@ -108,6 +110,9 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   CaptureStats stats;
   staged_ = StagedPages{};
   staged_count_ = 0;
+  // A full capture runs beside the guest and must not be urgent, so it does without the helper too.
+  std::optional<Urgent> urgent;
+  if (!full) urgent.emplace();
   const uint64_t begin = NowNs();
   if (full) {
     FindPopulated(first_page, page_count, stats);
@@ -116,7 +121,7 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   }
   tracker_->CheckAlive();
   const uint64_t found = NowNs();
-  CopyStaged();
+  CopyStaged(full);
   const uint64_t copied = NowNs();
   staged_ = StagedPages{staging_.page_index(), staging_.data(), staged_count_};
   stats.pages = staged_count_;
@@ -208,9 +213,9 @@ void Capture::Stage(const PageRuns& runs) {
   }
 }
 
-void Capture::CopyStaged() {
+void Capture::CopyStaged(bool alone) {
   const auto parts = static_cast<uint32_t>((staged_count_ + kCopyPartPages - 1) / kCopyPartPages);
-  crew_.Run(parts, [this](uint32_t part) {
+  const auto copy = [this](uint32_t part) {
     const size_t first = size_t{part} * kCopyPartPages;
     const size_t end = std::min(staged_count_, first + kCopyPartPages);
     if (memory_) {
@@ -218,7 +223,12 @@ void Capture::CopyStaged() {
     } else {
       CopyForeign(first, end);
     }
-  });
+  };
+  if (alone) {
+    for (uint32_t part = 0; part < parts; ++part) copy(part);
+  } else {
+    crew_.Run(parts, copy);
+  }
 }
 
 void Capture::CopyMapped(size_t first, size_t end) const {

@@ -11,7 +11,8 @@
 //
 // A `full` capture copies every populated page of a part of the block and begins tracking anew for
 // it first, so that what is written meanwhile is dirty later. Holes of mapped memory are skipped:
-// they are zero pages. A full capture may run while the machine does.
+// they are zero pages. A full capture may run while the machine does: it keeps to one thread of
+// ordinary priority. Any other capture is paid by a guest that stands still and goes first.
 //
 // After a Failure of Take the pages taken from the tracker are known to nobody any more: the next
 // capture must be full. Threads: one at a time. Plain C++.
@@ -71,7 +72,7 @@ class Capture {
   void FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void FindPopulated(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void Stage(const PageRuns& runs);
-  void CopyStaged();
+  void CopyStaged(bool alone);
   void CopyMapped(size_t first, size_t end) const;
   void CopyForeign(size_t first, size_t end) const;
 

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <time.h>
 
+#include "priority.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -98,6 +100,8 @@ void Crew::RunParts(uint32_t parts, Function function, const void* context) {
 }
 
 void Crew::HelperMain() {
+  // It only ever does what a caller waits for, and sleeps otherwise.
+  const Urgent urgent;
   uint32_t seen = 0;
   while (!stopping_.load()) {
     uint64_t deadline = NowNs() + kSpinNs;

@@ -17,6 +17,7 @@
 #include "copy.h"
 #include "fd.h"
 #include "pagemap_abi.h"
+#include "priority.h"
 #include "staged_pages.h"
 #include "tracker.h"
 
@@ -25,7 +26,6 @@ namespace romulus {
 namespace {
 
 constexpr int kBoostNiceness = -20;
-constexpr int kRealTimePriority = 1;
 
 bool HasAsyncUserfaultfd() {
   const Fd fd(
@@ -116,7 +116,7 @@ Napi::Value MonotonicNs(const Napi::CallbackInfo& info) {
 Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   const char* result = "none";
   sched_param parameters{};
-  parameters.sched_priority = kRealTimePriority;
+  parameters.sched_priority = kHeartbeatPriority;
   // RESET_ON_FORK: what this thread starts later (compiler threads, children) stays ordinary.
   if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0) {
     result = "rr";
