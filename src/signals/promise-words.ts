@@ -1,9 +1,9 @@
 /**
  * The words that the heartbeat thread and the main thread share: until when this node has
- * promised not to promote, until when its partner's promise lets it release output, and when the
- * link was last heard. Nothing else is shared between the two threads.
+ * promised not to promote, until when its partner's promise lets it release output, when the
+ * link was last heard and when the main thread last ran. Nothing else is shared between the two.
  *
- * All three are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them in every
+ * All four are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them in every
  * thread alike. Each word has one rule, and keeps it by compare-and-exchange, so that no order of
  * events between the threads can break it:
  *
@@ -12,14 +12,15 @@
  * - HELD_PROMISE_UNTIL only grows, except that it is reset when the partner changes. While the
  *   change is under way it is BARRED: a reply of the old partner that the heartbeat thread is
  *   just handling must not count as the new one's.
- * - LINK_HEARD_AT only grows.
+ * - LINK_HEARD_AT and MAIN_RAN_AT only grow.
  */
 import { assert } from '../base/assert.ts';
 
 const PROMISED_UNTIL = 0;
 const HELD_PROMISE_UNTIL = 1;
 const LINK_HEARD_AT = 2;
-const WORD_COUNT = 3;
+const MAIN_RAN_AT = 3;
+const WORD_COUNT = 4;
 const BYTES_PER_WORD = 8;
 
 /** In PROMISED_UNTIL: no promises until unsealed. */
@@ -130,15 +131,29 @@ export class PromiseWords {
 
   /** Notes that bytes of the peer came in on the bulk link: a sign of life. */
   noteLinkHeard(atNs: bigint): void {
-    for (;;) {
-      const current = Atomics.load(this.#words, LINK_HEARD_AT);
-      if (current >= atNs) return;
-      if (Atomics.compareExchange(this.#words, LINK_HEARD_AT, current, atNs) === current) return;
-    }
+    this.#raise(LINK_HEARD_AT, atNs);
   }
 
   /** When the bulk link was last heard; 0 when never. */
   linkHeardAtNs(): bigint {
     return Atomics.load(this.#words, LINK_HEARD_AT);
+  }
+
+  /** Notes that the main thread runs: without that the heartbeat thread falls silent some day. */
+  noteMainRan(atNs: bigint): void {
+    this.#raise(MAIN_RAN_AT, atNs);
+  }
+
+  /** When the main thread last ran. */
+  mainRanAtNs(): bigint {
+    return Atomics.load(this.#words, MAIN_RAN_AT);
+  }
+
+  #raise(word: number, toNs: bigint): void {
+    for (;;) {
+      const current = Atomics.load(this.#words, word);
+      if (current >= toNs) return;
+      if (Atomics.compareExchange(this.#words, word, current, toNs) === current) return;
+    }
   }
 }

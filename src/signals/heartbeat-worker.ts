@@ -1,0 +1,94 @@
+/**
+ * The heartbeat thread: one of the two hearts, the tick by which the peer's silence is judged, and
+ * the messages from and to the main thread. It runs beside the main thread so that neither a
+ * garbage collection nor a long task there looks like death.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { assert, unreachable } from '../base/assert.ts';
+import { toRomulusError } from '../base/errors.ts';
+import { boostThread } from '../native/host.ts';
+import { BackupHeart } from './backup-heart.ts';
+import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
+import { monotonicMs, PromiseWords } from './promise-words.ts';
+import { PrimaryHeart, startPrimaryHeart } from './primary-heart.ts';
+import { Ticker } from './ticker.ts';
+
+/** Silence is judged this often in an interval. */
+const REVIEWS_PER_INTERVAL = 2;
+/** With very long intervals still this often. */
+const REVIEW_MS_MAX = 50;
+const NS_PER_MS = 1e6;
+
+assert(parentPort !== null, 'the heartbeat thread is started by startHeartbeat only');
+const port = parentPort;
+const data = workerData as HeartbeatWorkerData;
+const words = new PromiseWords(data.words);
+
+function report(message: HeartbeatReport): void {
+  port.postMessage(message);
+}
+
+async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
+  const { endpoint, tuning, generation } = data;
+  const common = { endpoint, tuning, generation, words, report };
+  if (data.role === 'backup') return new BackupHeart({ ...common, instance: data.instance });
+  return await startPrimaryHeart({ ...common, partner: data.partner });
+}
+
+function run(heart: PrimaryHeart | BackupHeart): void {
+  const reviewMs = Math.min(data.tuning.intervalMs / REVIEWS_PER_INTERVAL, REVIEW_MS_MAX);
+  const ticker = new Ticker(reviewMs, (expectedAtMs, actualAtMs) => {
+    heart.judge.ticked(expectedAtMs, actualAtMs);
+    // After a standstill heartbeats wait in the sockets: they are read between the timers and
+    // this, so the verdict never rests on what merely was not read yet.
+    setImmediate(() => {
+      const linkHeardAtNs = words.linkHeardAtNs();
+      if (linkHeardAtNs > 0n) heart.judge.linkHeard(Number(linkHeardAtNs) / NS_PER_MS);
+      heart.judge.review(monotonicMs());
+    });
+  });
+  port.on('message', (order: HeartbeatOrder) => {
+    obey(heart, ticker, order);
+  });
+}
+
+function obey(heart: PrimaryHeart | BackupHeart, ticker: Ticker, order: HeartbeatOrder): void {
+  switch (order.kind) {
+    case 'setPartner':
+      assert(heart instanceof PrimaryHeart, 'only a primary has a partner whose promises count');
+      heart.setPartner(order.partner);
+      report({ kind: 'partnerSet', requestId: order.requestId });
+      return;
+    case 'setInstance':
+      assert(heart instanceof BackupHeart, 'only a backup answers as an instance');
+      heart.setInstance(order.instance);
+      return;
+    case 'setGeneration':
+      heart.setGeneration(order.generation);
+      return;
+    case 'link':
+      if (order.state === 'open') heart.judge.connectionOpened('link', order.atMs);
+      else heart.judge.connectionClosed('link', order.text, order.atMs);
+      return;
+    case 'signal':
+      heart.judge.signal(order.signal);
+      return;
+    case 'stop':
+      ticker.stop();
+      heart.stop(order.goodbye);
+      port.close();
+      return;
+    default:
+      unreachable(order, 'order to the heartbeat thread');
+  }
+}
+
+try {
+  const priority = boostThread();
+  const heart = await startHeart();
+  run(heart);
+  report({ kind: 'ready', port: heart instanceof PrimaryHeart ? heart.port : 0, priority });
+} catch (error) {
+  report({ kind: 'failed', error: toRomulusError(error).toJSON() });
+  port.close();
+}
