@@ -2,11 +2,12 @@
  * Payloads of `disk` and `baseDisk` frames.
  *
  *   entry, 16 bytes: u64 offset, u32 lengthBytes, u32 flags (bit 0: all zeros, no data follows)
+ *   in `disk` frames lengthBytes is at most DISK_WRITE_BYTES_MAX, zeros too
  *   baseDisk: one entry, then its data
  *   disk: u32 count, count entries, then the data of the entries that have any, in order
  */
 import { assert } from '../base/assert.ts';
-import { DISK_WRITES_PER_FRAME_MAX, INTEGER_MAX } from './limits.ts';
+import { DISK_WRITE_BYTES_MAX, DISK_WRITES_PER_FRAME_MAX, INTEGER_MAX } from './limits.ts';
 import type { DiskWrite } from './message-types.ts';
 import { malformedPayload, PayloadWriter, type PayloadReader } from './payload-bytes.ts';
 
@@ -42,7 +43,10 @@ export function encodeDisk(writes: readonly DiskWrite[]): Uint8Array[] {
   );
   const writer = new PayloadWriter(4 + ENTRY_BYTES * writes.length);
   writer.u32(writes.length);
-  for (const write of writes) writeEntry(writer, write);
+  for (const write of writes) {
+    assert(write.lengthBytes <= DISK_WRITE_BYTES_MAX, 'a disk write is too long for one entry');
+    writeEntry(writer, write);
+  }
   const parts = [writer.finish()];
   for (const { data } of writes) if (data !== null) parts.push(data);
   return parts;
@@ -60,6 +64,9 @@ function readEntry(kind: 'disk' | 'baseDisk', reader: PayloadReader): Entry {
   const flags = reader.u32();
   if (lengthBytes === 0) throw malformedPayload(kind, 'a write of no length');
   if (offset + lengthBytes > INTEGER_MAX) throw malformedPayload(kind, 'a write out of range');
+  if (kind === 'disk' && lengthBytes > DISK_WRITE_BYTES_MAX) {
+    throw malformedPayload(kind, `a write of ${lengthBytes} bytes`);
+  }
   if ((flags & ~FLAG_ZERO) !== 0) throw malformedPayload(kind, `unknown write flags ${flags}`);
   return { offset, lengthBytes, isZero: (flags & FLAG_ZERO) !== 0 };
 }

@@ -11,6 +11,8 @@ export const PAGE_BATCH_BYTES_MAX = 8 * MIB;
 export const PAGE_BATCH_PAGES_MAX = 65_536;
 /** Payload of a `disk` or `baseDisk` frame. */
 export const DISK_FRAME_BYTES_MAX = 8 * MIB;
+/** One write of a `disk` frame, zeros included: what a receiver may have to make of a few bytes. */
+export const DISK_WRITE_BYTES_MAX = 8 * MIB;
 /** Entries in one `disk` frame. */
 export const DISK_WRITES_PER_FRAME_MAX = 65_536;
 /** The whole device state of a machine, uncompressed and undelta'd. */
@@ -58,8 +60,8 @@ export const PAYLOAD_BYTES_MAX: Readonly<Record<FrameKind, number>> = {
   heartbeat: SMALL_BYTES_MAX,
   heartbeatReply: SMALL_BYTES_MAX,
   paired: JSON_BYTES_MAX,
-  scrubRequest: JSON_BYTES_MAX,
-  scrubReply: JSON_BYTES_MAX,
+  scrubRequest: SMALL_BYTES_MAX,
+  scrubReply: SMALL_BYTES_MAX,
   goodbye: JSON_BYTES_MAX,
   error: JSON_BYTES_MAX,
 };

@@ -147,6 +147,7 @@ describe('decodeMessage refuses', () => {
     ['more disk writes than there are bytes', frameWith('disk', u32(60_000), 4)],
     ['too many disk writes', frameWith('disk', u32(65_537), 4)],
     ['a write without length', frameWith('baseDisk', u32(0, 0, 0, 1))],
+    ['zeros without bound', frameWith('disk', u32(1, 0, 0, 8 * 1024 * 1024 + 1, 1), 4)],
     ['a write with unknown flags', frameWith('baseDisk', u32(0, 0, 1, 2))],
     ['a write without its data', frameWith('baseDisk', u32(0, 0, 1, 0))],
     ['a write beyond exact numbers', frameWith('baseDisk', u32(0xffff_ffff, 0x001f_ffff, 9, 1))],
