@@ -1,7 +1,293 @@
+// The JavaScript face of the page stores: the primary's baseline, and batches applied to a Memory.
+//
+// Ownership: a baseline's handle owns the baseline until close() or collection. Calls are synchronous
+// and belong to the thread that made the handle; staged pages and batches are used during the call only.
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
 #include "areas.h"
+#include "border.h"
+#include "memory.h"
+#include "page_delta_border.h"
+#include "page_store_baseline.h"
 
 namespace romulus {
+namespace {
 
-void InitPageStore(Napi::Env, Napi::Object) {}
+constexpr napi_type_tag kBaselineTag = {0x524f4d554c555342ULL, 0x4153454c494e4531ULL};
+// A baseline's page table must stay addressable: as MappedMemory's bound, 16 TiB of pages.
+constexpr uint64_t kBaselinePagesMax = uint64_t{1} << 32;
+
+// What the handle points to; collected with it. close() empties it.
+struct BaselineHolder {
+  std::unique_ptr<PageBaseline> baseline;
+  // A batch buffer that was not handed out, for the next call.
+  Napi::Reference<Napi::Buffer<uint8_t>> spare;
+};
+
+BaselineHolder& HolderOf(const Napi::Value& value) {
+  if (!value.IsExternal() ||
+      !value.As<Napi::External<BaselineHolder>>().CheckTypeTag(&kBaselineTag)) {
+    throw Failure("ERR_USAGE_BASELINE", "this is not the handle of a Baseline",
+                  "Pass the handle that baselineCreate gave.");
+  }
+  return *value.As<Napi::External<BaselineHolder>>().Data();
+}
+
+BaselineHolder& OpenHolderOf(const Napi::Value& value) {
+  BaselineHolder& holder = HolderOf(value);
+  if (!holder.baseline) {
+    throw Failure("ERR_USAGE_CLOSED", "the baseline is closed", "Use it before close().");
+  }
+  return holder;
+}
+
+// Encodes straight into buffers of JavaScript: a large batch is handed out as a view of its buffer, a
+// small one is copied out and the buffer used again. No two batches share a buffer, so each can be
+// transferred to another thread.
+class BufferSink final : public BatchSink {
+ public:
+  BufferSink(Napi::Env env, BaselineHolder& holder) : env_(env), holder_(holder) {
+    if (!holder_.spare.IsEmpty()) buffer_ = holder_.spare.Value();
+    batches_ = Napi::Array::New(env);
+    crcs_ = Napi::Array::New(env);
+  }
+
+  uint8_t* Buffer(size_t bytes) override {
+    if (buffer_.IsEmpty() || buffer_.Length() < bytes) {
+      buffer_ = Napi::Buffer<uint8_t>::New(env_, bytes);
+    }
+    return buffer_.Data();
+  }
+
+  void Take(const BatchEncoder::Finished& batch) override {
+    Napi::Value bytes;
+    if (batch.bytes * 2 > buffer_.Length()) {
+      bytes = Napi::Uint8Array::New(env_, batch.bytes, buffer_.ArrayBuffer(),
+                                    buffer_.ByteOffset() + batch.offset);
+      buffer_ = Napi::Buffer<uint8_t>();
+    } else {
+      bytes = Napi::Buffer<uint8_t>::Copy(env_, buffer_.Data() + batch.offset, batch.bytes);
+    }
+    batches_.Set(count_, bytes);
+    crcs_.Set(count_, Napi::Number::New(env_, batch.crc));
+    count_ += 1;
+  }
+
+  Napi::Object Result(const EncodeCounts& counts) {
+    holder_.spare.Reset();
+    if (!buffer_.IsEmpty()) holder_.spare = Napi::Persistent(buffer_);
+    auto result = Napi::Object::New(env_);
+    const auto set = [&](const char* name, uint64_t value) {
+      result.Set(name, Napi::Number::New(env_, static_cast<double>(value)));
+    };
+    result.Set("batches", batches_);
+    result.Set("crcs", crcs_);
+    set("pages", counts.pages());
+    set("zero", counts.zero);
+    set("unchanged", counts.unchanged);
+    set("runs", counts.runs);
+    set("mask", counts.mask);
+    set("raw", counts.raw);
+    set("rawBytes", (counts.pages() + counts.unchanged) * kPageBytes);
+    set("encodedBytes", counts.encoded_bytes);
+    return result;
+  }
+
+ private:
+  Napi::Env env_;
+  BaselineHolder& holder_;
+  Napi::Buffer<uint8_t> buffer_;
+  Napi::Array batches_;
+  Napi::Array crcs_;
+  uint32_t count_ = 0;
+};
+
+// From five arguments in a row: blockId, epoch, batchBytesMax, full, level.
+EncodeOptions OptionsAt(const Napi::CallbackInfo& info, size_t first) {
+  EncodeOptions options{};
+  const uint64_t block_id = WholeNumber(info[first], "blockId");
+  if (block_id > 0xffff) {
+    throw Failure("ERR_USAGE_NUMBER", "blockId " + std::to_string(block_id) + " is above 65535",
+                  "Pass the block's position in the machine's list.");
+  }
+  options.block_id = static_cast<uint16_t>(block_id);
+  options.epoch = WholeNumber(info[first + 1], "epoch");
+  options.batch_bytes_max = WholeNumber(info[first + 2], "maxBatchBytes");
+  if (options.batch_bytes_max < kBatchBytesLeast || options.batch_bytes_max > kBatchBytesMost) {
+    throw Failure("ERR_USAGE_BATCH_BYTES",
+                  "maxBatchBytes is " + std::to_string(options.batch_bytes_max),
+                  "Choose between 4120 bytes (one raw page) and 8 MiB.");
+  }
+  options.full = info[first + 3].ToBoolean();
+  options.kernel = &KernelArgument(info[first + 4]);
+  return options;
+}
+
+Napi::Value Create(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const uint64_t pages = WholeNumber(info[0], "pages");
+    if (pages == 0 || pages > kBaselinePagesMax) {
+      throw Failure("ERR_USAGE_MEMORY_SIZE",
+                    "a baseline of " + std::to_string(pages) + " pages is not possible",
+                    "Give between 1 and 2^32 pages.");
+    }
+    auto holder = std::make_unique<BaselineHolder>();
+    holder->baseline = std::make_unique<PageBaseline>(pages);
+    auto handle = Napi::External<BaselineHolder>::New(
+        info.Env(), holder.release(), [](Napi::Env, BaselineHolder* gone) { delete gone; });
+    handle.TypeTag(&kBaselineTag);
+    return handle;
+  });
+}
+
+Napi::Value EncodeStaged(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    BaselineHolder& holder = OpenHolderOf(info[0]);
+    if (!info[1].IsExternal()) {
+      throw Failure("ERR_USAGE_STAGED_PAGES", "these are not staged pages",
+                    "Pass what capture returned.");
+    }
+    const StagedPages& staged = *info[1].As<Napi::External<StagedPages>>().Data();
+    const EncodeOptions options = OptionsAt(info, 2);
+    BufferSink sink(info.Env(), holder);
+    return sink.Result(holder.baseline->Encode(staged, options, sink));
+  });
+}
+
+Napi::Value EncodePages(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    BaselineHolder& holder = OpenHolderOf(info[0]);
+    if (!info[1].IsTypedArray() ||
+        info[1].As<Napi::TypedArray>().TypedArrayType() != napi_uint32_array) {
+      throw Failure("ERR_USAGE_BYTES", "the page indexes are not an array of u32",
+                    "Pass a Uint32Array.");
+    }
+    const auto indexes = info[1].As<Napi::Uint32Array>();
+    const Bytes pages = BytesArgument(info[2], "the pages");
+    if (pages.size != indexes.ElementLength() * kPageBytes) {
+      throw Failure("ERR_USAGE_PAGE_BYTES",
+                    std::to_string(indexes.ElementLength()) + " indexes came with " +
+                        std::to_string(pages.size) + " bytes of pages",
+                    "Pass 4096 bytes for each index.");
+    }
+    const EncodeOptions options = OptionsAt(info, 3);
+    BufferSink sink(info.Env(), holder);
+    return sink.Result(holder.baseline->Encode(
+        {indexes.Data(), pages.data, indexes.ElementLength()}, options, sink));
+  });
+}
+
+Napi::Value EncodeChangedSince(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    BaselineHolder& holder = OpenHolderOf(info[0]);
+    const uint64_t since = WholeNumber(info[1], "since");
+    const uint64_t from_page = WholeNumber(info[2], "fromPage");
+    const uint64_t page_limit = WholeNumber(info[3], "pageLimit");
+    const EncodeOptions options = OptionsAt(info, 4);
+    BufferSink sink(info.Env(), holder);
+    uint64_t next_page = 0;
+    const EncodeCounts counts = holder.baseline->EncodeChangedSince(
+        since, from_page, page_limit, options, sink, &next_page);
+    auto result = sink.Result(counts);
+    result.Set("nextPage", next_page == holder.baseline->pages()
+                               ? info.Env().Null()
+                               : Napi::Number::New(info.Env(), static_cast<double>(next_page)));
+    return result;
+  });
+}
+
+Napi::Value CountChangedSince(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const PageBaseline& baseline = *OpenHolderOf(info[0]).baseline;
+    return Napi::Number::New(
+        info.Env(),
+        static_cast<double>(baseline.CountChangedSince(WholeNumber(info[1], "since"))));
+  });
+}
+
+Napi::Value DigestOfBaseline(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const PageBaseline& baseline = *OpenHolderOf(info[0]).baseline;
+    return Napi::BigInt::New(
+        info.Env(), baseline.Digest(KernelArgument(info[3]), WholeNumber(info[1], "fromPage"),
+                                    WholeNumber(info[2], "pageCount")));
+  });
+}
+
+Napi::Value Reset(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    OpenHolderOf(info[0]).baseline->Reset();
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value Close(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    BaselineHolder& holder = HolderOf(info[0]);
+    holder.baseline.reset();
+    holder.spare.Reset();
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value ApplyToMemory(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const auto memory = UnwrapMemory(info[0]);
+    if (!memory->writable()) {
+      throw Failure("ERR_USAGE_READ_ONLY", "the image's memory is mapped for reading only",
+                    "Map it writable.");
+    }
+    const Bytes batch = BytesArgument(info[1], "the batch");
+    const PageKernel& kernel = KernelArgument(info[3]);
+    const uint64_t pages = memory->bytes() / kPageBytes;
+    const BatchView view = ParseBatch(kernel, batch.data, batch.size, pages);
+    CheckBlock(view, info[2]);
+    ApplyBatch(kernel, view, {memory->data(), pages, memory->fd()});
+    return Napi::Number::New(info.Env(), view.pages);
+  });
+}
+
+Napi::Value DigestOfMemory(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const auto memory = UnwrapMemory(info[0]);
+    const PageKernel& kernel = KernelArgument(info[3]);
+    const uint64_t bytes = memory->bytes();
+    const uint64_t from = std::min(WholeNumber(info[1], "fromPage"), bytes / kPageBytes);
+    const uint64_t count = std::min(WholeNumber(info[2], "pageCount"), bytes / kPageBytes - from);
+    const uint64_t end = (from + count) * kPageBytes;
+    uint64_t digest = 0;
+    // Holes are zeros, which count nothing; reading one through the mapping would allocate it.
+    for (uint64_t at = from * kPageBytes; at < end;) {
+      const DataExtent extent = NextDataExtent(memory->fd(), at, bytes);
+      const uint64_t first = std::max(at, extent.begin / kPageBytes * kPageBytes);
+      const uint64_t last = std::min(end, extent.end);
+      for (uint64_t page = first; page < last; page += kPageBytes) {
+        digest += PageDigest(static_cast<uint32_t>(page / kPageBytes),
+                             kernel.summarize(memory->data() + page));
+      }
+      at = std::max(extent.end, at + kPageBytes);
+    }
+    return Napi::BigInt::New(info.Env(), digest);
+  });
+}
+
+}  // namespace
+
+void InitPageStore(Napi::Env env, Napi::Object exports) {
+  exports.Set("baselineCreate", Napi::Function::New(env, Create));
+  exports.Set("baselineEncode", Napi::Function::New(env, EncodeStaged));
+  exports.Set("baselineEncodePages", Napi::Function::New(env, EncodePages));
+  exports.Set("baselineEncodeChangedSince", Napi::Function::New(env, EncodeChangedSince));
+  exports.Set("baselineCountChangedSince", Napi::Function::New(env, CountChangedSince));
+  exports.Set("baselineDigest", Napi::Function::New(env, DigestOfBaseline));
+  exports.Set("baselineReset", Napi::Function::New(env, Reset));
+  exports.Set("baselineClose", Napi::Function::New(env, Close));
+  exports.Set("imageApply", Napi::Function::New(env, ApplyToMemory));
+  exports.Set("imageDigest", Napi::Function::New(env, DigestOfMemory));
+}
 
 }  // namespace romulus

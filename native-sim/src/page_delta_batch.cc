@@ -1,0 +1,212 @@
+#include "page_delta_batch.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "crc32c.h"
+#include "failure.h"
+
+namespace romulus {
+namespace {
+
+// Zero pages in a row from which giving the memory back is cheaper than writing zeros.
+constexpr uint64_t kPunchPagesLeast = 32;
+// So many bytes of small pages are collected before their CRC is taken.
+constexpr size_t kCrcPieceBytes = 16384;
+// Bounds the table's room: a buffer is not half table because all pages might be zero.
+constexpr size_t kBytesPerEntryLeast = 64;
+
+template <typename Number>
+Number Load(const uint8_t* from) {
+  Number number;
+  std::memcpy(&number, from, sizeof number);
+  return number;
+}
+
+template <typename Number>
+void Store(uint8_t* to, Number number) {
+  std::memcpy(to, &number, sizeof number);
+}
+
+[[noreturn]] void Refuse(const std::string& why) {
+  throw Failure("ERR_PROTOCOL_PAGE_BATCH", "a page batch is malformed: " + why,
+                "Drop the session and synchronise anew; if it happens again, compare the versions "
+                "of both nodes.");
+}
+
+[[noreturn]] void RefuseEntry(size_t position, const BatchEntry& entry, const char* why) {
+  Refuse("entry " + std::to_string(position) + " (page " + std::to_string(entry.page_index) +
+         ", encoding " + std::to_string(entry.encoding) + ", " + std::to_string(entry.bytes) +
+         " bytes) " + why);
+}
+
+}  // namespace
+
+BatchEncoder::BatchEncoder(const PageKernel& kernel, uint16_t block_id, size_t bytes_max)
+    : kernel_(kernel), block_id_(block_id), bytes_max_(bytes_max) {}
+
+size_t BatchEncoder::EntriesMax(size_t pages_left) const {
+  const size_t by_bytes = std::max<size_t>(bytes_max_ / kBytesPerEntryLeast, 1);
+  return std::min({pages_left, kBatchPagesMax, by_bytes});
+}
+
+size_t BatchEncoder::BufferBytes(size_t pages_left) const {
+  const size_t entries = EntriesMax(pages_left);
+  const size_t data = std::min(bytes_max_, entries * kPageBytes);
+  return kBatchHeaderBytes + kBatchEntryBytes * entries + data + kEncodeRoomBytes;
+}
+
+void BatchEncoder::Begin(uint8_t* buffer, size_t pages_left) {
+  entries_max_ = EntriesMax(pages_left);
+  pages_ = 0;
+  digest_ = 0;
+  crc_ = 0;
+  buffer_ = buffer;
+  data_ = buffer + kBatchHeaderBytes + kBatchEntryBytes * entries_max_;
+  data_end_ = data_;
+  crc_end_ = data_;
+}
+
+bool BatchEncoder::HasRoom() const {
+  const size_t bytes = kBatchHeaderBytes + kBatchEntryBytes * (pages_ + 1) +
+                       static_cast<size_t>(data_end_ - data_) + kPageBytes;
+  return pages_ < entries_max_ && bytes <= bytes_max_;
+}
+
+void BatchEncoder::FlushCrc() {
+  crc_ = kernel_.crc32c(crc_, crc_end_, static_cast<size_t>(data_end_ - crc_end_));
+  crc_end_ = data_end_;
+}
+
+void BatchEncoder::Add(uint32_t page_index, const EncodedPage& page) {
+  uint8_t* entry = buffer_ + kBatchHeaderBytes + kBatchEntryBytes * pages_;
+  Store(entry, page_index);
+  Store(entry + 4, page.bytes);
+  entry[6] = page.encoding;
+  entry[7] = page.run_count;
+  pages_ += 1;
+  digest_ += PageDigest(page_index, page.summary);
+  if (page.encoding == kEncodingRaw) {
+    // Its CRC is known already.
+    FlushCrc();
+    crc_ = Crc32cAppendPage(crc_, page.summary.crc);
+    data_end_ += kPageBytes;
+    crc_end_ = data_end_;
+    return;
+  }
+  data_end_ += page.bytes;
+  if (static_cast<size_t>(data_end_ - crc_end_) >= kCrcPieceBytes) FlushCrc();
+}
+
+BatchEncoder::Finished BatchEncoder::Finish() {
+  FlushCrc();
+  const size_t front_bytes = kBatchHeaderBytes + kBatchEntryBytes * pages_;
+  uint8_t* front = data_ - front_bytes;
+  std::memmove(front + kBatchHeaderBytes, buffer_ + kBatchHeaderBytes, kBatchEntryBytes * pages_);
+  Store(front, static_cast<uint32_t>(pages_));
+  Store(front + 4, block_id_);
+  Store(front + 6, uint16_t{0});
+  Store(front + 8, digest_);
+  const auto data_bytes = static_cast<size_t>(data_end_ - data_);
+  const uint32_t front_crc = kernel_.crc32c(0, front, front_bytes);
+  return {static_cast<size_t>(front - buffer_), front_bytes + data_bytes,
+          Crc32cCombine(front_crc, crc_, data_bytes)};
+}
+
+BatchEntry EntryOf(const BatchView& view, size_t position) {
+  const uint8_t* entry = view.table + kBatchEntryBytes * position;
+  return {Load<uint32_t>(entry), Load<uint16_t>(entry + 4), entry[6], entry[7]};
+}
+
+BatchView ParseBatch(const PageKernel& kernel, const uint8_t* data, size_t bytes,
+                     uint64_t target_pages) {
+  if (bytes < kBatchHeaderBytes) {
+    Refuse(std::to_string(bytes) + " bytes are too few for its header");
+  }
+  if (bytes > kBatchBytesMost) {
+    Refuse(std::to_string(bytes) + " bytes are more than 8 MiB");
+  }
+  BatchView view;
+  view.pages = Load<uint32_t>(data);
+  view.block_id = Load<uint16_t>(data + 4);
+  view.digest = Load<uint64_t>(data + 8);
+  if (view.pages == 0 || view.pages > kBatchPagesMax) {
+    Refuse("it claims " + std::to_string(view.pages) + " pages");
+  }
+  if (Load<uint16_t>(data + 6) != 0) Refuse("its reserved field is not 0");
+  const size_t front_bytes = kBatchHeaderBytes + kBatchEntryBytes * view.pages;
+  if (bytes < front_bytes) {
+    Refuse(std::to_string(bytes) + " bytes are too few for a table of " +
+           std::to_string(view.pages) + " pages");
+  }
+  view.table = data + kBatchHeaderBytes;
+  view.data = data + front_bytes;
+  const uint8_t* at = view.data;
+  size_t left = bytes - front_bytes;
+  uint64_t next_index = 0;
+  for (size_t position = 0; position < view.pages; ++position) {
+    const BatchEntry entry = EntryOf(view, position);
+    if (entry.page_index < next_index) RefuseEntry(position, entry, "does not ascend");
+    if (entry.page_index >= target_pages) RefuseEntry(position, entry, "lies outside the block");
+    if (entry.bytes > left) RefuseEntry(position, entry, "exceeds the batch");
+    if (!kernel.is_valid(entry.encoding, entry.run_count, at, entry.bytes)) {
+      RefuseEntry(position, entry, "is not a valid encoding");
+    }
+    next_index = uint64_t{entry.page_index} + 1;
+    at += entry.bytes;
+    left -= entry.bytes;
+  }
+  if (left != 0) Refuse(std::to_string(left) + " bytes follow its last page");
+  return view;
+}
+
+void ApplyBatch(const PageKernel& kernel, const BatchView& view, const BatchTarget& target) {
+  const uint8_t* at = view.data;
+  uint64_t digest = 0;
+  bool may_punch = target.fd >= 0;
+  BatchEntry entry = EntryOf(view, 0);
+  for (size_t position = 0; position < view.pages;) {
+    if (entry.encoding == kEncodingZero && may_punch) {
+      size_t end = position + 1;
+      BatchEntry next = entry;
+      for (; end < view.pages; ++end) {
+        next = EntryOf(view, end);
+        if (next.encoding != kEncodingZero) break;
+        if (next.page_index != entry.page_index + (end - position)) break;
+      }
+      const uint64_t count = end - position;
+      if (count >= kPunchPagesLeast) {
+        // Where the file system cannot do it, zeros are written instead.
+        may_punch = fallocate(target.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(uint64_t{entry.page_index} * kPageBytes),
+                              static_cast<off_t>(count * kPageBytes)) == 0;
+        if (may_punch) {
+          position = end;
+          entry = next;
+          continue;
+        }
+      }
+    }
+    const bool is_last = position + 1 == view.pages;
+    const BatchEntry next = is_last ? entry : EntryOf(view, position + 1);
+    uint8_t* page = target.pages + uint64_t{entry.page_index} * kPageBytes;
+    const uint8_t* next_page = target.pages + uint64_t{next.page_index} * kPageBytes;
+    const PageSummary summary =
+        kernel.apply(page, entry.encoding, entry.run_count, at, entry.bytes, next_page);
+    digest += PageDigest(entry.page_index, summary);
+    at += entry.bytes;
+    entry = next;
+    position += 1;
+  }
+  if (digest != view.digest) {
+    throw Failure("ERR_INTEGRITY_PAGE_DIGEST",
+                  "the pages of an applied batch differ from those that the primary has",
+                  "Discard this image and synchronise anew; check the hosts' memory if it happens "
+                  "again.");
+  }
+}
+
+}  // namespace romulus

@@ -1,0 +1,93 @@
+// The primary's shadow of a block: what the backup has, or will have when all that was encoded so far
+// has arrived. New content is encoded against it and brings it up to date in the same pass.
+//
+// Memory: a reservation as large as the block, of which only pages that were ever encoded take any, and
+// eight bytes per page that say in which epoch the page last changed.
+// Ownership: the object owns both mappings. One thread at a time; nothing here locks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "page_delta_batch.h"
+#include "staged_pages.h"
+
+namespace romulus {
+
+// Where batches go. The sink owns the buffers.
+class BatchSink {
+ public:
+  // A buffer of at least `bytes`, valid until Take or the end of the call.
+  virtual uint8_t* Buffer(size_t bytes) = 0;
+  // The batch in the buffer given last is complete.
+  virtual void Take(const BatchEncoder::Finished& batch) = 0;
+
+ protected:
+  ~BatchSink() = default;
+};
+
+struct EncodeOptions {
+  const PageKernel* kernel;
+  uint16_t block_id;
+  uint64_t epoch;
+  size_t batch_bytes_max;
+  bool full;  // zero or raw only, and unchanged pages too
+};
+
+struct EncodeCounts {
+  uint64_t zero = 0;
+  uint64_t unchanged = 0;
+  uint64_t runs = 0;
+  uint64_t mask = 0;
+  uint64_t raw = 0;
+  uint64_t encoded_bytes = 0;
+
+  uint64_t pages() const { return zero + runs + mask + raw; }
+};
+
+// An anonymous mapping, given back when it goes out of scope.
+class Reservation {
+ public:
+  Reservation(size_t bytes, bool huge_pages);
+  ~Reservation();
+  Reservation(const Reservation&) = delete;
+  Reservation& operator=(const Reservation&) = delete;
+  uint8_t* data() const { return data_; }
+  // Makes all of it zeros that take no memory.
+  void Clear();
+
+ private:
+  uint8_t* data_;
+  size_t bytes_;
+};
+
+class PageBaseline {
+ public:
+  explicit PageBaseline(uint64_t pages);
+
+  uint64_t pages() const { return pages_; }
+  // Throws Failure ERR_INTERNAL_STAGED_PAGES, with nothing changed, when the indexes do not ascend or
+  // lie outside.
+  EncodeCounts Encode(const StagedPages& staged, const EncodeOptions& options, BatchSink& sink);
+  // Encodes, in full, pages from `from_page` on that changed after epoch `since`, at most `page_limit`.
+  // `next_page` receives where to go on; pages() when all are done.
+  EncodeCounts EncodeChangedSince(uint64_t since, uint64_t from_page, uint64_t page_limit,
+                                  const EncodeOptions& options, BatchSink& sink,
+                                  uint64_t* next_page);
+  uint64_t CountChangedSince(uint64_t since) const;
+  // Sum of the page digests over [from_page, from_page + page_count), never encoded pages skipped.
+  uint64_t Digest(const PageKernel& kernel, uint64_t from_page, uint64_t page_count) const;
+  void Reset();
+
+ private:
+  void Check(const StagedPages& staged) const;
+  uint8_t* Page(uint64_t index) const { return memory_.data() + index * kPageBytes; }
+
+  uint64_t pages_;
+  Reservation memory_;
+  Reservation epochs_memory_;
+  // Per page: 1 + the epoch of its last change; 0 when it was never encoded, hence all zeros.
+  uint64_t* changed_;
+};
+
+}  // namespace romulus
