@@ -4,6 +4,7 @@
 #include "border.h"
 #include "capture_core.h"
 #include "memory.h"
+#include "staged_pages_tag.h"
 #include "tracker_handle.h"
 
 namespace romulus {
@@ -83,9 +84,11 @@ Napi::Value Take(const Napi::CallbackInfo& info) {
 Napi::Value Staged(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     auto* kept = new std::shared_ptr<StagedPages>(Held(info[0]).staged);
-    return Napi::External<StagedPages>::New(
+    auto handle = Napi::External<StagedPages>::New(
         info.Env(), kept->get(),
         [](Napi::Env, StagedPages*, std::shared_ptr<StagedPages>* hint) { delete hint; }, kept);
+    handle.TypeTag(&kStagedPagesTag);
+    return handle;
   });
 }
 

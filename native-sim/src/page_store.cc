@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "page_delta_border.h"
 #include "page_store_baseline.h"
+#include "staged_pages_tag.h"
 
 namespace romulus {
 namespace {
@@ -147,7 +148,8 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
 Napi::Value EncodeStaged(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     BaselineHolder& holder = OpenHolderOf(info[0]);
-    if (!info[1].IsExternal()) {
+    if (!info[1].IsExternal() ||
+        !info[1].As<Napi::External<StagedPages>>().CheckTypeTag(&kStagedPagesTag)) {
       throw Failure("ERR_USAGE_STAGED_PAGES", "these are not staged pages",
                     "Pass what capture returned.");
     }

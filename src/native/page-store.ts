@@ -8,15 +8,11 @@
  * Both belong to the thread that made them; calls are synchronous. Neither knows of roles.
  */
 import { MIB } from '../base/units.ts';
+import type { StagedPages } from './capture.ts';
 import { loadNative } from './load.ts';
 import type { Memory, MemoryHandle } from './memory.ts';
 import { callNative } from './native-error.ts';
 import type { Applied, SimdLevel } from './page-delta.ts';
-
-/** What capture hands over, opaque to TypeScript; valid until its next capture. */
-export interface StagedPages {
-  readonly stagedPages: never;
-}
 
 interface BaselineHandle {
   readonly baselineHandle: never;
