@@ -45,6 +45,8 @@ export interface HeartbeatOptions {
   /** Primary: the instance whose promises count, null while there is none. */
   readonly partner?: Instance | null;
   readonly tuning?: Partial<HeartbeatTuning>;
+  /** Shared words that outlive this thread: promises made through them still stand. */
+  readonly words?: PromiseWords;
   /** The peer's state changed; `unknown` is never reported. */
   readonly onVerdict: (verdict: Verdict) => void;
   /** Something was observed that may explain a later verdict; for the log. */
@@ -250,7 +252,7 @@ export class Heartbeat {
  *   ERR_INTERNAL_HEARTBEAT_THREAD.
  */
 export async function startHeartbeat(options: HeartbeatOptions): Promise<Heartbeat> {
-  const words = new PromiseWords();
+  const words = options.words ?? new PromiseWords();
   const data: HeartbeatWorkerData = {
     role: options.role,
     endpoint: options.endpoint,

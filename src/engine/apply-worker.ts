@@ -1,0 +1,164 @@
+/**
+ * The apply thread of a backup: inflates and decodes acknowledged epochs into the waiting machine's
+ * memory and disk, strictly in the order they come. It never runs ahead of an acknowledgement, so
+ * the image is always one epoch's, or on its way to one that is held whole.
+ */
+import { assert, unreachable } from '../base/assert.ts';
+import { RomulusError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
+import type { Frame } from '../codec/frame.ts';
+import { type DiskWrite, decodeMessage } from '../codec/messages.ts';
+import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
+import type { DiskSync } from '../disks/disk.ts';
+import { DiskReplica } from '../disks/replica.ts';
+import { Memory } from '../native/memory.ts';
+import { applyPages } from '../native/page-delta.ts';
+import { PageImage } from '../native/page-store.ts';
+import { serveThread } from './thread-rpc.ts';
+
+export interface PrepareRequest {
+  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  readonly disk: { readonly fd: number; readonly bytes: number } | null;
+  readonly diskSync: DiskSync;
+}
+
+interface Image {
+  readonly blocks: ReadonlyMap<number, { readonly memory: Memory; readonly pages: PageImage }>;
+  readonly replica: DiskReplica | null;
+  /** Padded to whole pages; only the first `deviceStateBytes` of it count. */
+  deviceState: Uint8Array;
+  deviceStateBytes: number;
+  epoch: number;
+}
+
+let image: Image | null = null;
+
+function current(): Image {
+  assert(image !== null, 'apply thread used before prepare');
+  return image;
+}
+
+function prepare(request: PrepareRequest): void {
+  close();
+  image = {
+    blocks: new Map(
+      request.blocks.map(({ id, fd, bytes }) => {
+        const memory = Memory.map({ fd, bytes, writable: true });
+        return [id, { memory, pages: new PageImage({ memory, blockId: id }) }];
+      }),
+    ),
+    replica:
+      request.disk === null
+        ? null
+        : new DiskReplica({
+            target: { fd: request.disk.fd },
+            diskBytes: request.disk.bytes,
+            sync: request.diskSync,
+          }),
+    deviceState: new Uint8Array(0),
+    deviceStateBytes: 0,
+    epoch: 0,
+  };
+}
+
+/** The image stays, its state is sent anew: the next device state is against nothing. */
+function restate(): void {
+  current().deviceState = new Uint8Array(0);
+  current().deviceStateBytes = 0;
+}
+
+function applyBatch(batch: Uint8Array): void {
+  const blockId = new DataView(batch.buffer, batch.byteOffset, batch.byteLength).getUint16(4, true);
+  const block = current().blocks.get(blockId);
+  if (block === undefined)
+    throw new RomulusError(
+      'ERR_PROTOCOL_PAGE_BATCH',
+      `pages for RAM block ${blockId}, which the machine has not`,
+      {
+        remedy: 'The two sides disagree about the machine: restart the backup.',
+        details: { blockId },
+      },
+    );
+  block.pages.apply(batch);
+}
+
+/** A piece of the base image. Not promotable until the first epoch is complete. */
+function base(request: { frames: readonly Frame[] }): void {
+  for (const frame of request.frames) {
+    const message = decodeMessage(frame);
+    if (message.kind === 'baseImage') applyBatch(message.batch);
+    else if (message.kind === 'baseDisk') {
+      const { offset, lengthBytes, data } = message.write;
+      current().replica?.applyBase({ offset, byteCount: lengthBytes, data });
+    }
+  }
+}
+
+function applyDeviceState(batch: Uint8Array, totalBytes: number): void {
+  const state = current();
+  const paddedBytes = Math.ceil(totalBytes / PAGE_BYTES) * PAGE_BYTES;
+  if (state.deviceState.byteLength !== paddedBytes) {
+    const resized = new Uint8Array(paddedBytes);
+    resized.set(state.deviceState.subarray(0, paddedBytes));
+    state.deviceState = resized;
+  }
+  if (batch.byteLength > 0)
+    applyPages(state.deviceState, batch, { blockId: DEVICE_STATE_BLOCK_ID });
+  state.deviceStateBytes = totalBytes;
+}
+
+function toReplicaWrite({ offset, lengthBytes, data }: DiskWrite): {
+  offset: number;
+  data: Uint8Array;
+} {
+  return { offset, data: data ?? new Uint8Array(lengthBytes) };
+}
+
+function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: number } {
+  const state = current();
+  const writes: DiskWrite[] = [];
+  for (const frame of request.frames) {
+    const message = decodeMessage(frame);
+    switch (message.kind) {
+      case 'pages':
+        applyBatch(message.batch);
+        break;
+      case 'disk':
+        writes.push(...message.writes);
+        break;
+      case 'deviceState':
+        applyDeviceState(message.batch, message.totalBytes);
+        break;
+      case 'outputMark':
+        break;
+      default:
+        unreachable(message as never, 'frame inside an epoch');
+    }
+  }
+  state.replica?.apply(writes.map(toReplicaWrite));
+  state.epoch = request.epoch;
+  return { epoch: request.epoch };
+}
+
+/** The device state of the last applied epoch: what the machine starts from. */
+function deviceState(): { epoch: number; state: Uint8Array } {
+  const { epoch: at, deviceState: state, deviceStateBytes } = current();
+  return { epoch: at, state: state.slice(0, deviceStateBytes) };
+}
+
+function scrub(): { epoch: number; digest: bigint } {
+  let digest = 0n;
+  for (const { pages } of current().blocks.values()) digest += pages.digest();
+  return { epoch: current().epoch, digest: BigInt.asUintN(64, digest) };
+}
+
+function close(): void {
+  if (image === null) return;
+  for (const { memory } of image.blocks.values()) memory.close();
+  image.replica?.close();
+  image = null;
+}
+
+const methods = { prepare, restate, base, epoch, deviceState, scrub, close };
+export type ApplyMethods = typeof methods;
+serveThread(methods);

@@ -1,0 +1,279 @@
+/**
+ * A node: plays the roles that the register gives it, one after the other, until it is told to stop.
+ *
+ *     protect ──► primary ──► fenced ──► backup ──► primary ...
+ *     backup  ──► backup  ──► primary ──► ...
+ *
+ * The output gate and the outside line live as long as the node; link, heartbeats and threads as
+ * long as a role.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Logger } from 'pino';
+import { openArbiter } from '../arbiters/index.ts';
+import { RomulusError } from '../base/errors.ts';
+import { describeWord, force, type Instance, type RegisterWord } from '../core/register.ts';
+import { attachSim } from '../guests/sim/sim-guest.ts';
+import { type Line, listenLine } from '../nets/line.ts';
+import type { MachineSocket } from '../nets/machine-socket.ts';
+import { OutputGate } from '../nets/output-gate.ts';
+import { Audit } from './audit.ts';
+import { BackupRole, type PromotedMachine } from './backup-role.ts';
+import { nowMs } from './clock.ts';
+import type { NodeConfig } from './config.ts';
+import type { NodeParts } from './node-parts.ts';
+import { isRunning, NodeState, type SavedMachine } from './node-state.ts';
+import { PrimaryRole } from './primary-role.ts';
+import type { NodeEvent, NodeStatus } from './status.ts';
+
+/** How often `progress` is told. */
+const PROGRESS_MS = 200;
+
+/** What a role does next. */
+export type RoleOutcome =
+  | { readonly kind: 'finished'; readonly why: string }
+  | { readonly kind: 'fenced'; readonly why: string }
+  | { readonly kind: 'promoted'; readonly machine: PromotedMachine };
+
+/** What primary and backup look like to the node. */
+export interface Role {
+  run(): Promise<RoleOutcome>;
+  stop(): void;
+  status(): NodeStatus;
+}
+
+/** A machine to be protected: found running, or just promoted. */
+export interface RunningMachine {
+  readonly socketPath: string;
+  readonly instance: Instance;
+  readonly promoted: PromotedMachine | null;
+}
+
+/** One node, for one guest. */
+export class Node {
+  readonly #config: NodeConfig;
+  readonly #log: Logger;
+  readonly #audit: Audit;
+  readonly #state: NodeState;
+  readonly #listeners = new Set<(event: NodeEvent) => void>();
+  #role: Role | null = null;
+  #line: Line | null = null;
+  /** Where frames from outside go: the machine of the present role, if it has one. */
+  #machine: MachineSocket | null = null;
+  #stopping = false;
+
+  /** Takes a checked configuration; nothing happens before `run`. */
+  constructor(config: NodeConfig, log: Logger) {
+    this.#config = config;
+    this.#log = log.child({ node: config.node });
+    this.#state = new NodeState(config.stateDirectory);
+    this.#audit = new Audit(config.auditFile ?? null);
+  }
+
+  /** Tells of all that happens; gives the way to stop being told. */
+  onEvent(listener: (event: NodeEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** @throws {RomulusError} ERR_INTERNAL_NOT_STARTED before the first role. */
+  status(): NodeStatus {
+    return this.#current().status();
+  }
+
+  /** Changes what may be changed while running. */
+  adjust(changes: { intervalMs: number }): void {
+    this.#primary('adjust').adjust(changes);
+  }
+
+  /** Compares both images at the same epoch. */
+  scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
+    return this.#primary('scrub').scrub();
+  }
+
+  /** Promotes a backup by hand. */
+  async promote(options: { force: boolean }): Promise<{ started: boolean }> {
+    const role = this.#current();
+    if (!(role instanceof BackupRole))
+      throw new RomulusError('ERR_USAGE_ROLE', 'this node is the primary already', {
+        remedy: 'Ask the backup to promote.',
+      });
+    role.promote(options);
+    return await Promise.resolve({ started: true });
+  }
+
+  /**
+   * Plays roles until stopped.
+   * @throws {RomulusError} when it cannot start, or was fenced and has no peer to follow.
+   */
+  async run(): Promise<void> {
+    const arbiter = openArbiter(this.#config.arbiter);
+    const gate = await this.#openGate();
+    const parts: NodeParts = {
+      config: this.#config,
+      log: this.#log,
+      audit: this.#audit,
+      arbiter,
+      gate,
+      emit: (event) => this.#emit(event),
+      setMachine: (machine) => {
+        this.#machine = machine;
+      },
+      netPort: this.#line?.port ?? null,
+      report: (change) => {
+        this.#log.info(change, `${change.role} ${change.state}: ${change.why}`);
+        this.#emit({ event: 'state', ...change });
+      },
+    };
+    const progress = setInterval(() => {
+      if (this.#role !== null) this.#emit({ event: 'progress', ...this.#role.status() });
+    }, PROGRESS_MS);
+    try {
+      await this.#play(parts);
+    } finally {
+      clearInterval(progress);
+      await this.#line?.close();
+      await arbiter.close();
+      this.#audit.close();
+    }
+  }
+
+  /** Asks the present role to end cleanly; `run` then returns. Idempotent. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#role?.stop();
+    await Promise.resolve();
+  }
+
+  async #play(parts: NodeParts): Promise<void> {
+    let machine = await this.#machineToRun(parts);
+    while (!this.#stopping) {
+      const role: Role =
+        machine === null
+          ? new BackupRole(parts)
+          : new PrimaryRole(parts, machine, (saved) => this.#state.save(saved));
+      this.#role = role;
+      const outcome = await role.run();
+      switch (outcome.kind) {
+        case 'finished':
+          this.#log.info(outcome.why);
+          return;
+        case 'fenced':
+          this.#state.clear();
+          this.#mustHavePeer(outcome.why);
+          machine = null;
+          break;
+        case 'promoted': {
+          const { machine: promoted } = outcome;
+          machine = { socketPath: promoted.socketPath, instance: promoted.instance, promoted };
+          break;
+        }
+      }
+    }
+  }
+
+  /** The machine this node should run now, or null when it should follow another. */
+  async #machineToRun(parts: NodeParts): Promise<RunningMachine | null> {
+    const saved = this.#state.load();
+    const living = saved !== null && isRunning(saved.pid) ? saved : null;
+    const word = await parts.arbiter.read();
+    if (living !== null) {
+      const machine = { socketPath: living.socketPath, instance: living.instance, promoted: null };
+      if (word?.runner === living.instance) return machine;
+      if (word !== null) {
+        await this.#endLeftover(living, word);
+        return null;
+      }
+      // Without an arbiter nobody keeps the word while we are gone.
+      if (this.#config.role === 'protect') return machine;
+    }
+    if (this.#config.role === 'backup') return null;
+    const { simSocket } = this.#config;
+    if (simSocket === undefined) return null;
+    const instance = `${this.#config.node}#${randomBytes(4).toString('hex')}`;
+    if (word !== null && !(await this.#takeOver(parts, word, instance))) {
+      await this.#endMachine(simSocket);
+      this.#mustHavePeer(`the register names ${describeWord(word)}`);
+      return null;
+    }
+    return { socketPath: simSocket, instance, promoted: null };
+  }
+
+  /** A word left by this very node, alone, whose machine is gone: a new machine may take its place. */
+  async #takeOver(parts: NodeParts, word: RegisterWord, instance: Instance): Promise<boolean> {
+    const ours = word.runner.startsWith(`${this.#config.node}#`);
+    if (!ours || word.partner !== null) return false;
+    const { won } = await parts.arbiter.compareAndSet(word, force(word, instance));
+    return won;
+  }
+
+  async #endLeftover(saved: SavedMachine, word: RegisterWord): Promise<void> {
+    const why = `the register names ${describeWord(word)}; the machine left here is ended`;
+    this.#log.error(why);
+    this.#audit.record('fenced', { why });
+    this.#emit({ event: 'fenced', why });
+    await this.#endMachine(saved.socketPath);
+    this.#state.clear();
+    this.#mustHavePeer(why);
+  }
+
+  async #endMachine(socketPath: string): Promise<void> {
+    try {
+      const guest = await attachSim({ socketPath });
+      await guest.fence();
+    } catch (error) {
+      // A machine that is gone already needs no ending.
+      this.#log.info({ socketPath, error }, 'no machine to end');
+    }
+  }
+
+  #mustHavePeer(why: string): void {
+    if (this.#config.peer !== undefined) return;
+    throw new RomulusError('ERR_FENCED_NO_PEER', `this node may not run its machine: ${why}`, {
+      remedy: 'Start it again with --peer, and it follows the other node as its backup.',
+    });
+  }
+
+  async #openGate(): Promise<OutputGate> {
+    const { netListen } = this.#config;
+    const outlet =
+      netListen === undefined
+        ? NO_LINE
+        : await listenLine({
+            host: netListen.host,
+            port: netListen.port,
+            onFrame: (frame) => {
+              this.#machine?.send(frame);
+            },
+            onDropped: (why) => this.#log.warn({ why }, 'a listener was dropped'),
+          });
+    if (outlet !== NO_LINE) this.#line = outlet as Line;
+    return new OutputGate({ outlet, nowMs, mode: 'closed' });
+  }
+
+  #current(): Role {
+    if (this.#role === null)
+      throw new RomulusError('ERR_INTERNAL_NOT_STARTED', 'the node is starting', {
+        remedy: 'Ask again in a moment.',
+      });
+    return this.#role;
+  }
+
+  #primary(verb: string): PrimaryRole {
+    const role = this.#current();
+    if (role instanceof PrimaryRole) return role;
+    throw new RomulusError('ERR_USAGE_ROLE', `a backup cannot ${verb}`, {
+      remedy: 'Ask the primary.',
+    });
+  }
+
+  #emit(event: NodeEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+}
+
+/** Without an outside line, what leaves goes nowhere. */
+const NO_LINE = {
+  ready: true,
+  write: (): void => undefined,
+  onReady: (): void => undefined,
+};

@@ -1,0 +1,206 @@
+/** The term of a node as primary: makes the parts that live as long as it does, and ends them. */
+import { Primary } from '../core/primary.ts';
+import { DEFAULT_PRIMARY_LIMITS } from '../core/primary-types.ts';
+import { DEFAULT_PROMISE_MARGIN } from '../core/promise.ts';
+import type { OnSilence } from '../core/register.ts';
+import { connectSimDisk } from '../disks/sim-disk.ts';
+import { asEpoch, NO_GENERATION } from '../base/units.ts';
+import type { LinkListener } from '../links/ws.ts';
+import { listenWs } from '../links/ws.ts';
+import { workerUrl } from '../native/worker-url.ts';
+import type { MachineSocket } from '../nets/machine-socket.ts';
+import { type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
+import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worker.ts';
+import { connectMachineNet } from './machine-net.ts';
+import type { Role, RoleOutcome, RunningMachine } from './node.ts';
+import type { NodeParts } from './node-parts.ts';
+import type { SavedMachine } from './node-state.ts';
+import { PrimarySession } from './primary-session.ts';
+import type { NodeStatus } from './status.ts';
+import { blankStatus } from './status-of.ts';
+import { ThreadClient } from './thread-rpc.ts';
+
+interface Running {
+  readonly session: PrimarySession;
+  readonly attached: AttachResult;
+  readonly listener: LinkListener;
+  readonly heartbeat: Heartbeat;
+}
+
+/** Which rule decides when the two sides lose sight of each other. */
+export function onSilenceOf(parts: NodeParts): OnSilence {
+  return parts.config.arbiter === 'none' ? (parts.config.onSilence ?? 'hold') : 'arbiter';
+}
+
+export class PrimaryRole implements Role {
+  readonly #parts: NodeParts;
+  readonly #machine: RunningMachine;
+  readonly #save: (machine: SavedMachine) => void;
+  #running: Running | null = null;
+  #stopAsked = false;
+
+  constructor(parts: NodeParts, machine: RunningMachine, save: (machine: SavedMachine) => void) {
+    this.#parts = parts;
+    this.#machine = machine;
+    this.#save = save;
+  }
+
+  /** @throws {RomulusError} when the machine cannot be attached to or an address is taken. */
+  async run(): Promise<RoleOutcome> {
+    const { socketPath, instance, promoted } = this.#machine;
+    const { config } = this.#parts;
+    let session: PrimarySession | null = null;
+    const capture = new ThreadClient<CaptureMethods, CaptureEvent>(
+      workerUrl('./capture-worker', import.meta.url),
+      {
+        name: 'capture',
+        onEvent: (event) => session?.guestLost(event.why),
+        onDeath: (error) => session?.captureLost(error),
+      },
+    );
+    const cleanups: (() => unknown)[] = [() => capture.close()];
+    try {
+      const attached = await capture.call('attach', { socketPath, tracker: config.tracker });
+      cleanups.push(() => capture.call('detach', undefined));
+      this.#save({ instance, socketPath, pid: attached.pid });
+      const net: MachineSocket =
+        promoted?.net ??
+        (await connectMachineNet({
+          path: attached.netSocketPath,
+          gate: this.#parts.gate,
+          log: this.#parts.log,
+        }));
+      this.#parts.setMachine(net);
+      cleanups.push(() => {
+        this.#parts.setMachine(null);
+        net.close();
+      });
+      const heartbeat = await startHeartbeat({
+        role: 'primary',
+        endpoint: config.heartbeatListen ?? { host: config.listen.host, port: 0 },
+        generation: NO_GENERATION,
+        tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
+        onVerdict: (verdict) => session?.peerVerdict(verdict),
+        onPromised: (by, promiseMs, sentAtMs) => session?.promised(by, promiseMs, sentAtMs),
+        onFailed: (error) => session?.captureLost(error),
+      });
+      cleanups.push(() => heartbeat.stop());
+      session = new PrimarySession({
+        parts: this.#parts,
+        capture,
+        heartbeat,
+        core: this.#core(),
+        instance,
+        descriptor: attached.descriptor,
+        openDisk: async () => {
+          const { disk } = attached;
+          if (disk === null) return null;
+          return await connectSimDisk({
+            path: disk.socketPath,
+            imagePath: disk.imagePath,
+            diskBytes: disk.bytes,
+            onLost: (error) => session?.diskLost(error),
+          });
+        },
+      });
+      const current = session;
+      const listener = await listenWs({
+        host: config.listen.host,
+        port: config.listen.port,
+        onLink: (link) => current.accept(link),
+      });
+      cleanups.push(() => listener.close());
+      this.#running = { session, attached, listener, heartbeat };
+      this.#parts.emit({
+        event: 'listening',
+        linkPort: listener.port,
+        netPort: this.#parts.netPort,
+        heartbeatPort: heartbeat.port,
+      });
+      if (promoted === null) session.start();
+      else session.startPromoted(promoted.word);
+      if (this.#stopAsked) session.shutdown();
+      return await session.outcome;
+    } finally {
+      for (const cleanup of cleanups.toReversed()) await cleanup();
+      this.#running = null;
+    }
+  }
+
+  stop(): void {
+    this.#stopAsked = true;
+    this.#running?.session.shutdown();
+  }
+
+  adjust(changes: { intervalMs: number }): void {
+    this.#running?.session.adjust(changes.intervalMs);
+  }
+
+  async scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
+    const { session } = this.#mustRun();
+    return await session.scrub();
+  }
+
+  status(): NodeStatus {
+    const blank = blankStatus(this.#parts, 'primary');
+    const running = this.#running;
+    if (running === null)
+      return { ...blank, instance: this.#machine.instance, state: 'starting', why: 'attaching' };
+    const { session, attached, listener, heartbeat } = running;
+    const core = session.core.status;
+    const { meters } = session;
+    return {
+      ...blank,
+      instance: this.#machine.instance,
+      state: core.state,
+      why: core.why,
+      guest: attached.descriptor.name,
+      generation: core.generation,
+      epoch: core.takenEpoch,
+      ackedEpoch: core.acknowledgedEpoch,
+      appliedEpoch: core.appliedEpoch,
+      releasedEpoch: core.releasedEpoch,
+      intervalMs: core.effectiveIntervalMs,
+      dirtyPages: meters.dirtyPages.spread,
+      pauseMs: meters.pauseMs.spread,
+      stopMs: meters.stopMs.spread,
+      scanMs: meters.scanMs.spread,
+      copyMs: meters.copyMs.spread,
+      resumeMs: meters.resumeMs.spread,
+      encodeMs: meters.encodeMs.spread,
+      commitMs: meters.commitMs.spread,
+      bytesRaw: meters.bytesRaw,
+      bytesSent: meters.bytesSent,
+      epochsSkipped: meters.epochsSkipped,
+      queueBytes: session.queueBytes,
+      sync: session.syncProgress,
+      peer: session.peer,
+      tracker: attached.trackerKind,
+      linkPort: listener.port,
+      heartbeatPort: heartbeat.port,
+    };
+  }
+
+  #mustRun(): Running {
+    if (this.#running === null) throw new Error('the primary is starting');
+    return this.#running;
+  }
+
+  #core(): Primary {
+    const { config } = this.#parts;
+    const { instance, promoted } = this.#machine;
+    return new Primary({
+      instance,
+      firstEpoch: asEpoch((promoted?.epoch ?? 0) + 1),
+      intervalMs: config.intervalMs,
+      promiseMargin: DEFAULT_PROMISE_MARGIN,
+      onSilence: onSilenceOf(this.#parts),
+      watermarks: {
+        lowBytes: config.queueLowBytes,
+        highBytes: config.queueHighBytes,
+        limitBytes: 2 * config.queueHighBytes,
+      },
+      limits: DEFAULT_PRIMARY_LIMITS,
+    });
+  }
+}

@@ -1,0 +1,593 @@
+/**
+ * A node as primary: carries out what the core's primary decides, on the real capture thread, link,
+ * gate, arbiter and heartbeats. It decides nothing about who may run or what may leave; it turns
+ * effects into acts, in the order they are given, and what happens into events.
+ */
+import type { Logger } from 'pino';
+import { unreachable } from '../base/assert.ts';
+import { RomulusError, toRomulusError } from '../base/errors.ts';
+import { asEpoch, type Epoch, type Generation, NO_EPOCH, NO_GENERATION } from '../base/units.ts';
+import { Compressor } from '../codec/compress.ts';
+import type { Frame } from '../codec/frame.ts';
+import { decodeMessage, encodeMessage, type Message } from '../codec/messages.ts';
+import { Primary } from '../core/primary.ts';
+import type { PrimaryEffect, PrimaryEvent, PrimaryStateName } from '../core/primary-types.ts';
+import type { Instance, RegisterWord } from '../core/register.ts';
+import type { SourceDisk } from '../disks/disk.ts';
+import type { GuestDescriptor } from '../guests/guest.ts';
+import type { Link } from '../links/link.ts';
+import type { Verdict } from '../core/verdict.ts';
+import type { Heartbeat } from '../signals/heartbeat.ts';
+import type { CaptureMethods, CheckpointResult } from './capture-worker.ts';
+import { nowMs, nowNs } from './clock.ts';
+import { epochFrames } from './epoch-frames.ts';
+import { EpochQueue, type QueuedEpoch } from './epoch-queue.ts';
+import { EpochMeters } from './meters.ts';
+import type { NodeParts } from './node-parts.ts';
+import { Outbox } from './outbox.ts';
+import { answerRegister } from './register-port.ts';
+import { SyncDriver, type SyncProgress } from './sync-driver.ts';
+import type { ThreadClient } from './thread-rpc.ts';
+import { Wakeup } from './wakeup.ts';
+
+export interface PrimarySessionOptions {
+  readonly parts: NodeParts;
+  readonly capture: ThreadClient<CaptureMethods>;
+  readonly heartbeat: Heartbeat;
+  readonly core: Primary;
+  readonly instance: Instance;
+  readonly descriptor: GuestDescriptor;
+  /** Opens a fresh view of the machine's disk: its writes are followed from then on. */
+  readonly openDisk: () => Promise<SourceDisk | null>;
+}
+
+/** Why the session ended. */
+export type PrimaryOutcome =
+  | { readonly kind: 'finished'; readonly why: string }
+  | { readonly kind: 'fenced'; readonly why: string };
+
+interface Peer {
+  readonly linkId: number;
+  readonly link: Link;
+  readonly outbox: Outbox;
+  node: string;
+  /** The image the backup said hello with. */
+  held: Instance | null;
+  /** The image that epochs are sent for; null until the backup has one. */
+  instance: Instance | null;
+  since: Epoch;
+}
+
+/** One term as primary, from start or promotion until the end of the node or a fence. */
+export class PrimarySession {
+  readonly #options: PrimarySessionOptions;
+  readonly #core: Primary;
+  readonly #log: Logger;
+  readonly #queue: EpochQueue;
+  readonly #compressor = new Compressor();
+  readonly #peers = new Map<number, Peer>();
+  readonly #sentAtMs = new Map<number, number>();
+  readonly #suspendedAtMs = new Map<number, number>();
+  readonly #wakeup: Wakeup;
+  readonly meters = new EpochMeters();
+  readonly outcome: Promise<PrimaryOutcome>;
+  #finish: (outcome: PrimaryOutcome) => void = () => undefined;
+  #ended = false;
+  #generation: Generation = NO_GENERATION;
+  #nextLinkId = 1;
+  #sync: {
+    readonly linkId: number;
+    readonly driver: SyncDriver;
+    readonly abort: AbortController;
+  } | null = null;
+  #disk: SourceDisk | null = null;
+  /** First epoch of which the baseline knows what changed since; null while it proves nothing. */
+  #provenSince: number | null = null;
+  #framesThrough = 0;
+  #scrubs: { epoch: number; resolve: (digest: string) => void }[] = [];
+
+  constructor(options: PrimarySessionOptions) {
+    this.#options = options;
+    this.#core = options.core;
+    this.#log = options.parts.log;
+    this.#queue = new EpochQueue({ retainedBytesMax: 2 * options.parts.config.queueHighBytes });
+    this.#wakeup = new Wakeup(() => this.#step({ kind: 'timer' }));
+    this.outcome = new Promise((resolve) => {
+      this.#finish = resolve;
+    });
+  }
+
+  /** The failure detector judged the backup. */
+  peerVerdict(verdict: Verdict): void {
+    if (verdict.state === 'suspect') return;
+    const dead = verdict.state === 'dead';
+    this.#step({ kind: 'peerVerdict', verdict: dead ? 'dead' : 'alive', why: verdict.why });
+  }
+
+  /** A heartbeat was answered with a promise. */
+  promised(instance: Instance, promiseMs: number, sentAtMs: number): void {
+    this.#step({ kind: 'promised', instance, promiseMs, sentAtMs });
+  }
+
+  get core(): Primary {
+    return this.#core;
+  }
+
+  get queueBytes(): number {
+    return this.#queue.unackedBytes;
+  }
+
+  get syncProgress(): SyncProgress | null {
+    return this.#sync?.driver.progress ?? null;
+  }
+
+  get peer(): { node: string; instance: string; connected: boolean } | null {
+    const peer = [...this.#peers.values()].find((candidate) => candidate.node !== '');
+    if (peer === undefined) return null;
+    return { node: peer.node, instance: peer.instance ?? '', connected: true };
+  }
+
+  start(): void {
+    this.#step({ kind: 'start' });
+  }
+
+  startPromoted(word: RegisterWord): void {
+    this.#step({ kind: 'startPromoted', word });
+  }
+
+  adjust(intervalMs: number): void {
+    this.#step({ kind: 'setInterval', intervalMs });
+  }
+
+  shutdown(): void {
+    this.#step({ kind: 'shutdown' });
+  }
+
+  guestLost(why: string): void {
+    this.#step({ kind: 'guestLost', why });
+  }
+
+  /** The capture thread ended: nothing can be checkpointed any more, the machine runs on. */
+  captureLost(error: RomulusError): void {
+    if (this.#ended) return;
+    this.#log.fatal({ error: error.toJSON() }, 'the capture thread ended');
+    this.#step({ kind: 'guestLost', why: error.message });
+  }
+
+  /** The disk's writes can no longer be followed: whoever is given the image must start anew. */
+  diskLost(error: RomulusError): void {
+    this.#log.error({ error: error.toJSON() }, 'the disk is no longer followed');
+    this.#provenSince = null;
+    this.#dropAll(error);
+  }
+
+  /** A backup dialled. */
+  accept(link: Link): void {
+    const linkId = this.#nextLinkId;
+    this.#nextLinkId += 1;
+    const peer: Peer = {
+      linkId,
+      link,
+      outbox: new Outbox(link),
+      node: '',
+      held: null,
+      instance: null,
+      since: NO_EPOCH,
+    };
+    this.#peers.set(linkId, peer);
+    link.onMessage((frame) => {
+      try {
+        this.#onMessage(peer, this.#decode(frame));
+      } catch (error) {
+        const known = toRomulusError(error);
+        this.#log.error({ error: known.toJSON(), linkId }, 'the backup broke the protocol');
+        link.close(known);
+      }
+    });
+    link.onClose((reason) => {
+      this.#peers.delete(linkId);
+      if (this.#sync?.linkId === linkId) this.#sync.abort.abort(new Error(reason.text));
+      this.#step({ kind: 'linkClosed', linkId, why: reason.text });
+    });
+  }
+
+  /** Compares the two images at the last captured epoch. */
+  async scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
+    const epoch = this.#core.status.takenEpoch;
+    const { digest } = await this.#options.capture.call('scrub', undefined);
+    const primary = digest.toString(16).padStart(16, '0');
+    const peer = [...this.#peers.values()].find((candidate) => candidate.instance !== null);
+    if (peer === undefined) return { epoch, primary, backup: '', match: false };
+    const answer = new Promise<string>((resolve) => {
+      this.#scrubs.push({ epoch, resolve });
+    });
+    this.#send(peer, { kind: 'scrubRequest', epoch });
+    const backup = await answer;
+    return { epoch, primary, backup, match: primary === backup };
+  }
+
+  #step(event: PrimaryEvent): void {
+    if (this.#ended) return;
+    for (const effect of this.#core.step(event, nowMs())) this.#carryOut(effect);
+    const { generation } = this.#core.status;
+    if (generation === this.#generation) return;
+    this.#generation = generation;
+    this.#options.heartbeat.setGeneration(generation);
+  }
+
+  #carryOut(effect: PrimaryEffect): void {
+    const { parts, heartbeat } = this.#options;
+    switch (effect.kind) {
+      case 'readRegister':
+      case 'changeRegister':
+        answerRegister(parts.arbiter, effect, (answer) => this.#step(answer));
+        return;
+      case 'welcome':
+        return this.#welcome(effect);
+      case 'refuseLink':
+        return this.#refuse(effect);
+      case 'startSync':
+        return this.#startSync(effect.linkId, effect.plan);
+      case 'syncRound':
+        return this.#syncRound(effect.linkId, effect.round);
+      case 'takeCheckpoint':
+        void this.#takeCheckpoint(effect.epoch, effect.completesBase);
+        return;
+      case 'announcePaired':
+        parts.audit.record('state', { what: 'paired', generation: effect.generation });
+        return this.#sendTo(effect.linkId, {
+          kind: 'paired',
+          generation: effect.generation,
+          instance: effect.instance,
+        });
+      case 'holdOutput':
+        parts.audit.record('hold', {});
+        parts.gate.hold();
+        return;
+      case 'releaseOutput':
+        return this.#release(effect);
+      case 'openOutput':
+        parts.audit.record('open', { generation: this.#core.status.generation });
+        parts.gate.open();
+        return;
+      case 'closeOutput':
+        parts.gate.close();
+        return;
+      case 'acceptPromisesFrom':
+        // Bars the old promises at once; those of the new partner count when the thread knows it.
+        void heartbeat.setPartner(effect.instance);
+        return;
+      case 'fenceGuest':
+        return this.#fence(effect.why);
+      case 'sayGoodbye':
+        this.#sendTo(effect.linkId, { kind: 'goodbye', reason: effect.reason, text: effect.text });
+        this.#peers.get(effect.linkId)?.link.close();
+        return;
+      case 'dropLink':
+        this.#log.info({ linkId: effect.linkId, why: effect.why }, 'link dropped');
+        this.#peers.get(effect.linkId)?.link.close();
+        return;
+      case 'forgetEpochs':
+        this.#queue.applied(effect.throughEpoch);
+        return;
+      case 'finish':
+        return this.#end({ kind: 'finished', why: effect.why });
+      case 'report':
+        return this.#report(effect.state, effect.why);
+      case 'wakeAt':
+        this.#wakeup.at(effect.atMs);
+        return;
+      default:
+        unreachable(effect, 'primary effect');
+    }
+  }
+
+  #report(state: PrimaryStateName, why: string): void {
+    const { parts } = this.#options;
+    const { takenEpoch, generation } = this.#core.status;
+    if (state === 'unprotected' || state === 'fenced' || state === 'stopped') this.#closeDisk();
+    parts.audit.record('state', { role: 'primary', state, why, epoch: takenEpoch });
+    parts.report({ role: 'primary', state, why, epoch: takenEpoch, generation });
+  }
+
+  #closeDisk(): void {
+    this.#disk?.close();
+    this.#disk = null;
+  }
+
+  #welcome(effect: PrimaryEffect & { kind: 'welcome' }): void {
+    const { parts, heartbeat, instance, descriptor } = this.#options;
+    const peer = this.#peers.get(effect.linkId);
+    if (peer === undefined) return;
+    peer.since = effect.fromEpoch;
+    this.#send(peer, {
+      kind: 'welcome',
+      node: parts.config.node,
+      instance,
+      guest: descriptor,
+      plan: effect.plan,
+      fromEpoch: effect.fromEpoch,
+      heartbeatPort: heartbeat.port,
+      heartbeatIntervalMs: parts.config.heartbeatMs,
+      promiseMs: parts.config.promiseMs,
+    });
+    if (effect.plan !== 'resume') return;
+    peer.instance = peer.held;
+    for (const queued of this.#queue.after(effect.fromEpoch - 1)) this.#transmit(peer, queued);
+  }
+
+  #refuse(effect: PrimaryEffect & { kind: 'refuseLink' }): void {
+    const { code, text, remedy } = effect;
+    this.#log.warn({ code, linkId: effect.linkId }, text);
+    this.#sendTo(effect.linkId, { kind: 'error', code, message: text, remedy });
+    this.#peers.get(effect.linkId)?.link.close();
+  }
+
+  #release(effect: PrimaryEffect & { kind: 'releaseOutput' }): void {
+    const { parts, heartbeat } = this.#options;
+    const mayWrite = (): boolean => {
+      const now = nowMs();
+      return now < effect.untilMs || now < Number(heartbeat.words.heldUntilNs()) / 1e6;
+    };
+    parts.gate.release(effect.throughEpoch, mayWrite);
+    if (effect.framesThrough !== this.#framesThrough) {
+      this.#framesThrough = effect.framesThrough;
+      parts.audit.record('release', {
+        epoch: effect.throughEpoch,
+        framesThrough: effect.framesThrough,
+      });
+    }
+    for (const [epoch, startedMs] of this.#suspendedAtMs) {
+      if (epoch > effect.throughEpoch) break;
+      this.meters.commitMs.record(nowMs() - startedMs);
+      this.#suspendedAtMs.delete(epoch);
+    }
+  }
+
+  #fence(why: string): void {
+    const { parts, capture } = this.#options;
+    parts.audit.record('fenced', { why });
+    parts.emit({ event: 'fenced', why });
+    this.#log.error({ why }, 'fenced: the machine is stopped, its output stays closed');
+    capture
+      .call('fence', undefined)
+      .catch((error: unknown) => {
+        this.#log.error(
+          { error: toRomulusError(error).toJSON() },
+          'the machine could not be ended',
+        );
+      })
+      .finally(() => this.#end({ kind: 'fenced', why }));
+  }
+
+  #startSync(linkId: number, plan: 'full' | 'changed'): void {
+    const peer = this.#peers.get(linkId);
+    if (peer === undefined) return;
+    const { parts, capture, descriptor } = this.#options;
+    this.#sync?.abort.abort(new Error('another synchronisation begins'));
+    this.#queue.clear();
+    const abort = new AbortController();
+    const { takenEpoch, generation } = this.#core.status;
+    const run = async (): Promise<number> => {
+      this.#closeDisk();
+      this.#disk = await this.#options.openDisk();
+      abort.signal.throwIfAborted();
+      const driver = new SyncDriver({
+        capture,
+        descriptor,
+        disk: this.#disk,
+        link: peer.outbox,
+        generation,
+        compressor: this.#compressor,
+        epoch: takenEpoch + 1,
+        plan: plan === 'full' ? { kind: 'full' } : { kind: 'changed', since: peer.since },
+        bytesPerSecondMax: parts.config.syncBytesPerSecond ?? null,
+        nowMs,
+        signal: abort.signal,
+      });
+      if (plan === 'full') this.#provenSince = null;
+      this.#sync = { linkId, driver, abort };
+      return await driver.first();
+    };
+    void this.#round(linkId, run(), abort.signal);
+  }
+
+  #syncRound(linkId: number, round: number): void {
+    const sync = this.#sync;
+    if (sync === null || sync.linkId !== linkId) return;
+    void this.#round(linkId, sync.driver.next(round), sync.abort.signal);
+  }
+
+  /** Reports a round's end; what it sent is the best estimate of what was dirtied meanwhile. */
+  async #round(linkId: number, sending: Promise<number>, signal: AbortSignal): Promise<void> {
+    const startedMs = nowMs();
+    try {
+      const pages = await sending;
+      if (signal.aborted) return;
+      const durationMs = nowMs() - startedMs;
+      this.#step({ kind: 'syncRoundDone', linkId, pages, dirtyLeft: pages, durationMs });
+    } catch (error) {
+      if (signal.aborted) return;
+      const known = toRomulusError(error);
+      this.#log.error({ error: known.toJSON() }, 'synchronisation failed');
+      this.#step({ kind: 'syncFailed', linkId, why: known.message });
+    }
+  }
+
+  async #takeCheckpoint(epoch: Epoch, completesBase: boolean): Promise<void> {
+    const { capture, parts } = this.#options;
+    const startedAtNs = nowNs();
+    let checkpoint: CheckpointResult;
+    try {
+      checkpoint = await capture.call('checkpoint', { epoch });
+    } catch (error) {
+      const known = toRomulusError(error);
+      this.meters.epochsSkipped += 1;
+      this.#log.warn({ epoch, error: known.toJSON() }, 'checkpoint skipped');
+      this.#step({ kind: 'checkpointSkipped', epoch, why: known.message });
+      return;
+    }
+    try {
+      const { framesSent, diskWrites } = checkpoint;
+      parts.gate.mark(epoch, framesSent);
+      parts.audit.record('mark', { epoch, framesSent, diskWrites });
+      this.#disk?.mark(epoch, diskWrites);
+      const writes = (await this.#disk?.take(epoch)) ?? [];
+      const { generation } = this.#core.status;
+      const queued = epochFrames(
+        checkpoint,
+        writes.map(({ offset, data }) => ({ offset, lengthBytes: data.byteLength, data })),
+        { generation, compressor: this.#compressor, startedAtNs },
+      );
+      this.#queue.append(queued);
+      this.#suspendedAtMs.set(epoch, Number(startedAtNs) / 1e6);
+      this.meters.recordCheckpoint(checkpoint, queued.bytes);
+      if (completesBase) this.#endBase(epoch);
+      for (const peer of this.#peers.values())
+        if (peer.instance !== null) this.#transmit(peer, queued);
+      this.#step({
+        kind: 'checkpointTaken',
+        epoch,
+        framesSent,
+        diskWrites,
+        pages: checkpoint.totals.pages,
+        bytes: queued.bytes,
+        pauseMs: checkpoint.pauseMs,
+      });
+      this.#step({ kind: 'queueLevel', bytes: this.#queue.unackedBytes });
+    } catch (error) {
+      // The machine runs; what was captured cannot be sent whole, so the backup must be built anew.
+      const known = toRomulusError(error);
+      this.#log.error({ epoch, error: known.toJSON() }, 'an epoch could not be sent');
+      this.#dropAll(known);
+    }
+  }
+
+  #dropAll(error: RomulusError): void {
+    this.#queue.clear();
+    for (const peer of this.#peers.values()) peer.link.close(error);
+  }
+
+  #endBase(epoch: number): void {
+    const sync = this.#sync;
+    if (sync === null) return;
+    this.#sync = null;
+    this.#provenSince ??= epoch;
+    this.#peers.get(sync.linkId)?.outbox.send(sync.driver.end());
+  }
+
+  #transmit(peer: Peer, queued: QueuedEpoch): void {
+    const last = queued.frames.length - 1;
+    queued.frames.forEach((frame, index) => {
+      // The promise counts from here: not later than the last byte leaves.
+      const note = (): void => {
+        if (!this.#sentAtMs.has(queued.epoch)) this.#sentAtMs.set(queued.epoch, nowMs());
+      };
+      peer.outbox.send(frame, index === last ? note : undefined);
+    });
+  }
+
+  /** @throws {RomulusError} ERR_PROTOCOL_GENERATION besides what decoding throws. */
+  #decode(frame: Frame): Message {
+    const { generation } = this.#core.status;
+    // A backup that has heard of a later word than ours knows better who runs.
+    if (frame.generation > generation && frame.kind !== 'hello')
+      throw new RomulusError(
+        'ERR_PROTOCOL_GENERATION',
+        `a frame of generation ${frame.generation}, ours is ${generation}`,
+        { remedy: 'The link is dropped; the register says who runs.' },
+      );
+    return decodeMessage(frame);
+  }
+
+  #onMessage(peer: Peer, message: Message): void {
+    const { linkId } = peer;
+    this.#options.heartbeat.noteLinkHeard();
+    switch (message.kind) {
+      case 'hello': {
+        peer.node = message.node;
+        peer.held = message.lastApplied?.instance ?? null;
+        const { lastApplied } = message;
+        const oldest = this.#queue.oldestEpoch;
+        this.#step({
+          kind: 'backupHello',
+          linkId,
+          node: message.node,
+          holds: lastApplied,
+          descriptorMatches: sameMachine(message.guest, this.#options.descriptor),
+          oldestRetainedEpoch: oldest === null ? null : asEpoch(oldest),
+          provenSinceEpoch: this.#provenSince === null ? null : asEpoch(this.#provenSince),
+        });
+        return;
+      }
+      case 'ready':
+        peer.instance = message.instance;
+        this.#step({ kind: 'backupReady', linkId, instance: message.instance });
+        return;
+      case 'ack': {
+        const sentAtMs = this.#sentAtMs.get(message.epoch);
+        // An acknowledgement of what was never sent proves nothing.
+        if (sentAtMs === undefined) return;
+        for (const epoch of this.#sentAtMs.keys())
+          if (epoch <= message.epoch) this.#sentAtMs.delete(epoch);
+        this.#queue.acknowledge(message.epoch);
+        this.#options.parts.audit.record('ack-received', { epoch: message.epoch });
+        this.#step({
+          kind: 'acknowledged',
+          linkId,
+          instance: message.instance,
+          epoch: message.epoch,
+          promiseMs: message.promiseUs / 1000,
+          sentAtMs,
+        });
+        this.#step({ kind: 'queueLevel', bytes: this.#queue.unackedBytes });
+        return;
+      }
+      case 'applied': {
+        const { instance, epoch } = message;
+        this.#step({ kind: 'applied', linkId, instance, epoch });
+        return;
+      }
+      case 'scrubReply':
+        for (const scrub of this.#scrubs.splice(0)) scrub.resolve(message.digest);
+        return;
+      case 'error':
+        this.#log.warn({ peer: peer.node, code: message.code }, message.message);
+        return;
+      case 'goodbye':
+        this.#log.info({ peer: peer.node, reason: message.reason }, message.text);
+        return;
+      default:
+        this.#log.warn({ kind: message.kind }, 'a backup sent what only a primary may');
+        peer.link.close();
+    }
+  }
+
+  #sendTo(linkId: number, message: Message): void {
+    const peer = this.#peers.get(linkId);
+    if (peer !== undefined) this.#send(peer, message);
+  }
+
+  #send(peer: Peer, message: Message): void {
+    const generation: Generation = this.#core.status.generation;
+    peer.outbox.send(encodeMessage(message, { generation }));
+  }
+
+  #end(outcome: PrimaryOutcome): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#wakeup.at(null);
+    this.#sync?.abort.abort(new Error(outcome.why));
+    this.#closeDisk();
+    for (const peer of this.#peers.values()) peer.link.close();
+    this.#finish(outcome);
+  }
+}
+
+function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
+  if (held === null || held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
+  return (
+    held.blocks.length === ours.blocks.length &&
+    held.blocks.every((block, index) => block.bytes === ours.blocks[index]?.bytes)
+  );
+}

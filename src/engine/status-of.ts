@@ -1,0 +1,55 @@
+/** Puts together the status object that both roles fill. */
+import type { NodeParts } from './node-parts.ts';
+import type { NodeStatus, Spread } from './status.ts';
+
+const NOTHING: Spread = { last: 0, p50: 0, p99: 0, max: 0 };
+
+/** The status of a node that measures nothing, to be completed by the role. */
+export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeStatus {
+  const { framesHeld, framesReleased, framesDroppedClosed, framesDroppedFull } =
+    parts.gate.counters;
+  const { delayMs } = parts.gate;
+  return {
+    schemaVersion: 1,
+    node: parts.config.node,
+    instance: null,
+    role,
+    state: '',
+    why: '',
+    guest: null,
+    generation: 0,
+    epoch: 0,
+    ackedEpoch: 0,
+    appliedEpoch: 0,
+    releasedEpoch: 0,
+    intervalMs: parts.config.intervalMs,
+    dirtyPages: NOTHING,
+    pauseMs: NOTHING,
+    stopMs: NOTHING,
+    scanMs: NOTHING,
+    copyMs: NOTHING,
+    resumeMs: NOTHING,
+    encodeMs: NOTHING,
+    outputDelayMs: {
+      last: delayMs.quantile(0.5),
+      p50: delayMs.quantile(0.5),
+      p99: delayMs.quantile(0.99),
+      max: delayMs.max,
+    },
+    commitMs: NOTHING,
+    bytesRaw: 0,
+    bytesSent: 0,
+    queueBytes: 0,
+    epochsSkipped: 0,
+    outputHeldFrames: framesHeld,
+    outputReleasedFrames: framesReleased,
+    outputDroppedFrames: framesDroppedClosed + framesDroppedFull,
+    sync: null,
+    peer: null,
+    tracker: null,
+    pid: process.pid,
+    netPort: parts.netPort,
+    linkPort: null,
+    heartbeatPort: null,
+  };
+}

@@ -1,0 +1,97 @@
+/** What a node says of itself: the same object for `status`, progress lines and, later, metrics. */
+
+export interface Spread {
+  readonly last: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+export interface PeerStatus {
+  readonly node: string;
+  readonly instance: string;
+  readonly connected: boolean;
+}
+
+/** Keys are stable; units are in the names. */
+export interface NodeStatus {
+  readonly schemaVersion: 1;
+  readonly node: string;
+  readonly instance: string | null;
+  readonly role: 'primary' | 'backup';
+  readonly state: string;
+  /** Why the node is in that state, in words. */
+  readonly why: string;
+  readonly guest: string | null;
+  readonly generation: number;
+  readonly epoch: number;
+  readonly ackedEpoch: number;
+  readonly appliedEpoch: number;
+  readonly releasedEpoch: number;
+  readonly intervalMs: number;
+  readonly dirtyPages: Spread;
+  readonly pauseMs: Spread;
+  readonly stopMs: Spread;
+  readonly scanMs: Spread;
+  readonly copyMs: Spread;
+  readonly resumeMs: Spread;
+  readonly encodeMs: Spread;
+  readonly outputDelayMs: Spread;
+  readonly commitMs: Spread;
+  readonly bytesRaw: number;
+  readonly bytesSent: number;
+  readonly queueBytes: number;
+  readonly epochsSkipped: number;
+  readonly outputHeldFrames: number;
+  readonly outputReleasedFrames: number;
+  readonly outputDroppedFrames: number;
+  readonly sync: { readonly round: number; readonly pages: number; readonly bytes: number } | null;
+  readonly peer: PeerStatus | null;
+  readonly tracker: string | null;
+  readonly pid: number;
+  readonly netPort: number | null;
+  readonly linkPort: number | null;
+  readonly heartbeatPort: number | null;
+}
+
+/** What happens to a node, as it happens. */
+export type NodeEvent =
+  | {
+      readonly event: 'listening';
+      readonly linkPort: number | null;
+      readonly netPort: number | null;
+      readonly heartbeatPort: number | null;
+    }
+  | {
+      readonly event: 'state';
+      readonly role: 'primary' | 'backup';
+      readonly state: string;
+      readonly why: string;
+      readonly epoch: number;
+      readonly generation: number;
+    }
+  | {
+      readonly event: 'verdict';
+      readonly dead: boolean;
+      readonly why: string;
+      readonly atNs: string;
+    }
+  | {
+      readonly event: 'promoted';
+      readonly epoch: number;
+      readonly generation: number;
+      /** From the verdict to the decision: what the promises still held us back. */
+      readonly waitedMs: number;
+      readonly promoteMs: number;
+      readonly decidedAtNs: string;
+      readonly runningAtNs: string;
+      readonly why: string;
+    }
+  | { readonly event: 'fenced'; readonly why: string }
+  | {
+      readonly event: 'error';
+      readonly code: string;
+      readonly message: string;
+      readonly remedy: string;
+    }
+  | ({ readonly event: 'progress' } & NodeStatus);
