@@ -76,6 +76,10 @@ void Server::ServeControl(ControlClient& client) {
       }
       const std::string line = std::exchange(client.input, {});
       if (!Command(client, line)) client.closing = true;
+      if (client.output.size() > kReplyBytesWaitingMax && !Flush(client)) {
+        client.gone = true;
+        return;
+      }
     }
     if (client.loading && client.load.size() == client.load_bytes) FinishLoad(client);
   }

@@ -30,7 +30,7 @@ int Run(const romulus::sim::Options& options) {
   sigprocmask(SIG_BLOCK, &set, nullptr);
 
   romulus::sim::Machine machine(options.machine);
-  romulus::sim::Server server(machine, options.socket_path, options.quit_with_parent);
+  romulus::sim::Server server(machine, options.socket_path, options.parent != 0);
   server.Listen();
   if (options.incoming) machine.AwaitState();
   machine.Start();
@@ -55,11 +55,13 @@ int main(int argc, char** argv) {
     fputs(romulus::sim::kUsage, stdout);
     return 0;
   }
-  if (options.quit_with_parent) {
-    const pid_t parent = getppid();
+  if (options.parent != 0) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     // It may have died before the line above; then nobody will tell us.
-    if (getppid() != parent || parent == 1) return kExitFailed;
+    if (getppid() != options.parent) {
+      fprintf(stderr, "romulus-sim: process %d is not the starter or has ended\n", options.parent);
+      return kExitFailed;
+    }
   }
   try {
     return Run(options);

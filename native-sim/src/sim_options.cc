@@ -49,7 +49,7 @@ const char kUsage[] =
     "  --incoming           wait for `load` and `cont`\n"
     "  --paused             wait for `cont`\n"
     "  --tracker mprotect   track dirty pages here and serve PATH.tracker\n"
-    "  --quit-with-parent   end when the starter ends, until the first `cont`\n"
+    "  --quit-with-parent PID  end when the starter, process PID, ends, until the first `cont`\n"
     "\n"
     "Example: romulus-sim --socket /tmp/vm.sock --memory 256M --workload hotspot --seed 7\n";
 
@@ -73,10 +73,8 @@ std::string ParseOptions(int argc, char** argv, Options& options) {
       options.help = true;
       return "";
     }
-    if (name == "--incoming" || name == "--paused" || name == "--quit-with-parent") {
-      (name == "--incoming" ? options.incoming
-       : name == "--paused" ? options.paused
-                            : options.quit_with_parent) = true;
+    if (name == "--incoming" || name == "--paused") {
+      (name == "--incoming" ? options.incoming : options.paused) = true;
       continue;
     }
     if (i + 1 == argc) return name + " is unknown or needs a value; see --help";
@@ -119,6 +117,10 @@ std::string ParseOptions(int argc, char** argv, Options& options) {
     } else if (name == "--beacons") {
       beacons = NumberIn(value, false);
       if (!beacons || *beacons > kStepsPerMillion) return bad("frames per million steps, 0 to 1000000");
+    } else if (name == "--quit-with-parent") {
+      const auto parent = NumberIn(value, false);
+      if (!parent || *parent == 0 || *parent > INT32_MAX) return bad("the starter's process id");
+      options.parent = static_cast<int>(*parent);
     } else if (name == "--ram-fd" || name == "--disk-fd") {
       const auto fd = NumberIn(value, false);
       if (!fd || *fd > 1'000'000) return bad("the number of an open descriptor");

@@ -12,7 +12,7 @@ struct Options {
   std::string socket_path;
   bool incoming = false;
   bool paused = false;
-  bool quit_with_parent = false;
+  int parent = 0;  // process to end with, 0: none
   bool help = false;
 };
 

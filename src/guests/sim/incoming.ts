@@ -38,7 +38,15 @@ export async function prepareIncomingSim(options: PrepareIncomingSimOptions): Pr
   let machine: SimProcess | null = null;
   try {
     disk = Memory.create({ name: 'romulus-disk', bytes: diskBytes });
-    const args = ['--incoming', '--quit-with-parent', '--ram-fd', '3', '--disk-fd', '4'];
+    const args = [
+      '--incoming',
+      '--quit-with-parent',
+      `${process.pid}`,
+      '--ram-fd',
+      '3',
+      '--disk-fd',
+      '4',
+    ];
     args.push('--socket', socketPath, '--memory', `${memoryBytes}`, '--disk', `${diskBytes}`);
     args.push('--workload', profile.workload, '--seed', profile.seed);
     args.push('--rate', `${profile.rate}`, '--beacons', `${profile.beacons}`);
