@@ -55,6 +55,8 @@ describe('the machine', () => {
 
   it('answers what it does not know and goes on', async () => {
     const machine = await kit.start();
+    const control = await kit.control(machine.socketPath);
+    await until('it is past step 0', async () => (await infoOf(control)).step > 0);
     const client = raw(machine.socketPath);
     const bad = ['', 'rate', 'rate -1', 'rate 1000000001', 'rate 1 2', 'busy', 'busy maybe'];
     bad.push('stop-at', 'stop-at x', 'stop-at 0', '\u0000\u0001', 'INFO', 'load');
@@ -68,7 +70,7 @@ describe('the machine', () => {
         .every((line) => line.startsWith('err ERR_')),
     ).toBe(true);
     await until('a broken load ends the connection', () => client.closed);
-    expect((await infoOf(await kit.control(machine.socketPath))).running).toBe(true);
+    expect((await infoOf(control)).running).toBe(true);
   });
 
   it('ends connections that break the bounds', async () => {
