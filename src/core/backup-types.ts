@@ -93,7 +93,10 @@ export type BackupEvent =
       readonly generation: Generation;
       readonly instance: Instance;
     }
-  /** What the failure detector says of the primary. */
+  /**
+   * What the failure detector says of the primary, at every change. A link that comes up counts as
+   * a sign of life: the engine has the detector judge anew from every `linkUp` on.
+   */
   | { readonly kind: 'verdict'; readonly verdict: 'dead' | 'alive'; readonly why: string }
   /** The primary said that it leaves, and why. */
   | {
@@ -152,7 +155,10 @@ export type BackupEffect =
   | { readonly kind: 'startGuest'; readonly instance: Instance; readonly epoch: Epoch }
   /** The guest is heard from now on. */
   | { readonly kind: 'openOutput' }
-  /** Make a `Primary` of this instance, with `startPromoted{word}` and firstEpoch `epoch + 1`. */
+  /**
+   * Close whatever link is left and make a `Primary` of this instance, with `startPromoted{word}`
+   * and firstEpoch `epoch + 1`.
+   */
   | {
       readonly kind: 'becomePrimary';
       readonly instance: Instance;

@@ -199,7 +199,7 @@ export class Backup {
   #resume(event: EventOf<'welcome'>): void {
     const image = this.#image;
     const { name } = this.#state;
-    if (image === null || (name !== 'following' && name !== 'suspecting')) {
+    if (image === null || (name !== 'following' && name !== 'suspecting' && name !== 'lost')) {
       return this.#dropLink('ERR_PROTOCOL_RESUME', 'nothing here to resume');
     }
     if (event.fromEpoch > image.receivedEpoch + 1) {
@@ -207,6 +207,7 @@ export class Backup {
     }
     // To resume is to be alive and paired, whatever the heartbeats say.
     if (name === 'suspecting') this.#register.cancelRead();
+    if (name === 'lost') this.#emit({ kind: 'promiseAs', instance: image.instance });
     this.#become({ name: 'following' }, `resumed at epoch ${image.receivedEpoch}`);
     this.#acknowledge(image);
   }
@@ -418,6 +419,11 @@ export class Backup {
     assert(image !== null && this.#state.name === 'suspecting', 'suspects only with an image');
     const text = `the register says ${describeWord(word)}`;
     const knownGeneration = this.#generation;
+    if ((word?.generation ?? NO_GENERATION) < knownGeneration) {
+      // Read before a change that we have since been told of.
+      const askAgainAtMs = this.#nowMs + this.#options.limits.registerRetryMs;
+      return this.#become({ name: 'suspecting', askAgainAtMs }, `${text}, which is outdated`);
+    }
     this.#noteGeneration(word);
     if (word?.partner === image.instance) return this.#seal(word, promote(word));
     if (this.#suspicion === 'forced') {

@@ -161,7 +161,10 @@ export type PrimaryEvent =
       readonly epoch: Epoch;
     }
   | { readonly kind: 'queueLevel'; readonly bytes: number }
-  /** What the failure detector says of the backup at the other end of the heartbeats. */
+  /**
+   * What the failure detector says of the backup at the other end of the heartbeats, at every
+   * change. The engine has the detector judge anew from every `backupHello` on.
+   */
   | { readonly kind: 'peerVerdict'; readonly verdict: 'dead' | 'alive'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
   /** @throws {RangeError} from `step` unless it is a positive finite number of milliseconds. */
