@@ -167,7 +167,7 @@ function backlog({ world }: Cluster, { engine }: Site): void {
 function repair(cluster: Cluster): void {
   const { network, arbiter, sites } = cluster;
   cluster.world.trace('', () => '*** everything is repaired');
-  for (const direction of [...network.blocked]) network.unblock(direction);
+  for (const direction of network.blocked) network.unblock(direction);
   Object.assign(network, { latencyMsMax: 1, bulkDelayMsMax: 0, heartbeatLoss: 0, hostility: 0 });
   arbiter.cutOff.clear();
   Object.assign(arbiter, { delayMsMax: 2, lossProbability: 0 });

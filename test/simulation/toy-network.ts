@@ -156,7 +156,7 @@ export class ToyNetwork {
 
   /** Every connection of a process that died is reset. */
   died(endpoint: Endpoint): void {
-    for (const connection of [...this.#connections.values()]) {
+    for (const connection of this.#connections.values()) {
       if (connection.open.has(endpoint)) this.close(connection.linkId, endpoint, 'reset');
     }
   }

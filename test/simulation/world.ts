@@ -53,8 +53,8 @@ export class World {
     let index = heap.push(entry) - 1;
     while (index > 0) {
       const parent = (index - 1) >> 1;
-      if (!isBefore(entry, heap[parent] as Entry)) break;
-      heap[index] = heap[parent] as Entry;
+      if (!isBefore(entry, this.#at(parent))) break;
+      heap[index] = this.#at(parent);
       index = parent;
     }
     heap[index] = entry;
@@ -72,19 +72,24 @@ export class World {
     this.nowMs = endMs;
   }
 
+  #at(index: number): Entry {
+    const entry = this.#heap[index];
+    if (entry === undefined) throw new RangeError(`no entry ${index}`);
+    return entry;
+  }
+
   #removeFirst(): void {
     const heap = this.#heap;
-    const last = heap.pop() as Entry;
-    if (heap.length === 0) return;
+    const last = heap.pop();
+    if (last === undefined || heap.length === 0) return;
     let index = 0;
     for (;;) {
       let child = 2 * index + 1;
       if (child >= heap.length) break;
       const right = child + 1;
-      if (right < heap.length && isBefore(heap[right] as Entry, heap[child] as Entry))
-        child = right;
-      if (!isBefore(heap[child] as Entry, last)) break;
-      heap[index] = heap[child] as Entry;
+      if (right < heap.length && isBefore(this.#at(right), this.#at(child))) child = right;
+      if (!isBefore(this.#at(child), last)) break;
+      heap[index] = this.#at(child);
       index = child;
     }
     heap[index] = last;
