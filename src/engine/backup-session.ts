@@ -8,9 +8,11 @@ import type { Logger } from 'pino';
 import { assert, unreachable } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { type Epoch, type Generation, NO_GENERATION } from '../base/units.ts';
+import { PayloadDigest } from '../codec/checksum.ts';
 import type { Frame } from '../codec/frame.ts';
 import { PROTOCOL_VERSION } from '../codec/frame.ts';
 import {
+  type BaseEndMessage,
   decodeMessage,
   encodeMessage,
   type Message,
@@ -72,11 +74,14 @@ export class BackupSession {
   #standby: Standby | null = null;
   #received = new Map<number, WholeEpoch>();
   #guest: Guest | null = null;
-  #baseBatches = 0;
+  /** What came of the base image. */
+  #base = { frames: 0, digest: new PayloadDigest() };
   #bytesReceived = 0;
   #decidedAtNs = 0n;
   #verdictAtNs = 0n;
   #verdictWhy = '';
+  #decidedAfterMs = 0;
+  #decidedWhy = '';
   #runningAtNs = 0n;
 
   constructor(options: BackupSessionOptions) {
@@ -290,7 +295,9 @@ export class BackupSession {
 
   #decide(): void {
     this.#decidedAtNs = nowNs();
-    this.#options.parts.audit.record('decided', { why: this.#verdictWhy });
+    this.#decidedAfterMs = Number(this.#decidedAtNs - this.#verdictAtNs) / 1e6;
+    this.#decidedWhy = this.#verdictWhy;
+    this.#options.parts.audit.record('decided', { why: this.#decidedWhy });
   }
 
   #onFrame(linkId: number, frame: Frame): void {
@@ -299,7 +306,8 @@ export class BackupSession {
     switch (frame.kind) {
       case 'baseImage':
       case 'baseDisk':
-        this.#baseBatches += 1;
+        this.#base.frames += 1;
+        this.#base.digest.add(frame.payloadCrc);
         this.#apply.base(frame).catch((error: unknown) => this.#applyFailed(error));
         return;
       case 'pages':
@@ -330,8 +338,7 @@ export class BackupSession {
         return;
       }
       case 'baseEnd':
-        void this.#onBaseEnd(linkId, message.batches);
-        return;
+        return this.#onBaseEnd(linkId, message);
       case 'paired': {
         const { generation, instance } = message;
         return this.#step({ kind: 'paired', linkId, generation, instance });
@@ -397,7 +404,7 @@ export class BackupSession {
   async #prepareImage(linkId: number, plan: 'full' | 'changed'): Promise<void> {
     const welcome = this.#welcome;
     assert(welcome !== null, 'an image is prepared for a welcome');
-    this.#baseBatches = 0;
+    this.#base = { frames: 0, digest: new PayloadDigest() };
     const { parts } = this.#options;
     const instance = `${parts.config.node}#${randomBytes(4).toString('hex')}`;
     try {
@@ -422,13 +429,10 @@ export class BackupSession {
     }
   }
 
-  async #onBaseEnd(linkId: number, batches: number): Promise<void> {
-    const complete = batches <= this.#baseBatches;
-    try {
-      await this.#apply.settled();
-    } catch (error) {
-      return this.#applyFailed(error);
-    }
+  /** Whole as it came; whether it can be applied as well is told by the apply thread, later. */
+  #onBaseEnd(linkId: number, end: BaseEndMessage): void {
+    const { frames, digest } = this.#base;
+    const complete = end.batches <= frames && end.digest === digest.value;
     this.#step({ kind: 'baseEnd', linkId, complete });
   }
 
@@ -483,6 +487,7 @@ export class BackupSession {
       assert(state.epoch === epoch, `image at epoch ${state.epoch}, promoted from ${epoch}`);
       // Its first words must wait for openOutput, not be dropped.
       parts.gate.hold();
+      parts.setMachine(standby.net);
       this.#guest = await standby.incoming.start(state.state);
       this.#runningAtNs = nowNs();
       this.#step({ kind: 'guestStarted', epoch });
@@ -501,11 +506,11 @@ export class BackupSession {
     const facts = {
       epoch,
       generation: word.generation,
-      waitedMs: Number(this.#decidedAtNs - this.#verdictAtNs) / 1e6,
+      waitedMs: this.#decidedAfterMs,
       promoteMs: Number(this.#runningAtNs - this.#decidedAtNs) / 1e6,
       decidedAtNs: this.#decidedAtNs.toString(),
       runningAtNs: this.#runningAtNs.toString(),
-      why: this.#verdictWhy,
+      why: this.#decidedWhy,
     };
     parts.audit.record('promoted', facts);
     parts.emit({ event: 'promoted', ...facts });

@@ -405,6 +405,7 @@ export class PrimarySession {
       const pages = await sending;
       if (signal.aborted) return;
       const durationMs = nowMs() - startedMs;
+      this.#log.info({ linkId, pages, durationMs }, 'a round of the base image is sent');
       this.#step({ kind: 'syncRoundDone', linkId, pages, dirtyLeft: pages, durationMs });
     } catch (error) {
       if (signal.aborted) return;
@@ -585,7 +586,8 @@ export class PrimarySession {
 }
 
 function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
-  if (held === null || held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
+  if (held === null) return true;
+  if (held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
   return (
     held.blocks.length === ours.blocks.length &&
     held.blocks.every((block, index) => block.bytes === ours.blocks[index]?.bytes)
