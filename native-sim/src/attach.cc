@@ -84,15 +84,23 @@ bool RunSyscall(Injection* injection, const user_regs_struct& saved, long number
   if (ptrace(PTRACE_SETREGS, injection->pid, nullptr, &regs) != 0) {
     return Fail(injection, "set its registers");
   }
+  intptr_t signal_number = 0;
   for (int i = 0; i < kForeignStopsMax; ++i) {
     int status = 0;
-    if (ptrace(PTRACE_SINGLESTEP, injection->pid, nullptr, nullptr) != 0) {
+    if (ptrace(PTRACE_SINGLESTEP, injection->pid, nullptr, signal_number) != 0) {
       return Fail(injection, "let it run one instruction");
     }
     if ((errno = AwaitStop(injection->pid, &status)) != 0) {
       return Fail(injection, "wait for its system call");
     }
-    if (WSTOPSIG(status) != SIGTRAP || status >> 16 != 0) continue;  // a stop of another origin
+    if (status >> 16 == 0 && WSTOPSIG(status) == SIGTRAP) {
+      signal_number = 0;
+    } else {
+      // SIGSTOP cannot be blocked. It is passed on, so that the process stops once we let go of it;
+      // the stop that it causes first is reported with an event, and stepped over.
+      signal_number = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+      continue;
+    }
     if (ptrace(PTRACE_GETREGS, injection->pid, nullptr, &regs) != 0) {
       return Fail(injection, "read its registers");
     }

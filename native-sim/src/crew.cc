@@ -1,5 +1,6 @@
 #include "crew.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 
@@ -15,6 +16,7 @@ namespace {
 
 constexpr uint64_t kSpinNs = 100'000;
 constexpr int kSpinsPerClock = 64;
+constexpr int kSpinsPerYield = 512;
 
 void Relax() {
 #if defined(__x86_64__)
@@ -31,7 +33,9 @@ uint64_t NowNs() {
 }  // namespace
 
 Crew::Crew(int threads) {
-  if (threads < 2) return;
+  cpu_set_t cpus;
+  const bool alone = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2;
+  if (threads < 2 || alone) return;
   // The helper inherits the mask: signals are for threads that know what to do with them.
   sigset_t all;
   sigset_t saved;
@@ -95,7 +99,15 @@ void Crew::RunParts(uint32_t parts, Function function, const void* context) {
   if (asleep_.load()) wake_.notify_one();
   while (ClaimAndRun(generation)) {
   }
-  while (finished_.load(std::memory_order_acquire) != parts) Relax();
+  // Yielding matters where the helper was put on this very CPU: between equals of real-time priority
+  // it would otherwise wait for the whole of our time slice.
+  for (int spins = 1; finished_.load(std::memory_order_acquire) != parts; ++spins) {
+    if (spins % kSpinsPerYield == 0) {
+      sched_yield();
+    } else {
+      Relax();
+    }
+  }
   if (failed_.load()) std::rethrow_exception(failure_);
 }
 

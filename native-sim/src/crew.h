@@ -19,7 +19,7 @@ namespace romulus {
 
 class Crew {
  public:
-  // threads: 1 (no helper) or 2.
+  // threads: 1 (no helper) or 2; a process that may use one CPU only gets no helper.
   explicit Crew(int threads);
   Crew(const Crew&) = delete;
   Crew& operator=(const Crew&) = delete;

@@ -225,15 +225,21 @@ describe.runIf(uffdWorks)('attaching to a running process', () => {
     );
   });
 
-  test('a stopped process can be attached to, and stays stopped', async () => {
+  test('a stopped process can be attached to and stays stopped, also if stopped meanwhile', async () => {
     const target = await machine('shared');
-    process.kill(target.pid, 'SIGSTOP');
-    const tracker = track(target, 'uffd-wp');
-    tracker.scan(0);
-    expect(readFileSync(`/proc/${target.pid}/stat`, 'utf8')).toMatch(/\) T /);
-    process.kill(target.pid, 'SIGCONT');
-    await target.poke([12, 13]);
-    expect(pagesOf(tracker.scan(0))).toEqual([12, 13]);
+    const stopped = (): Promise<void> =>
+      expect.poll(() => readFileSync(`/proc/${target.pid}/stat`, 'utf8')).toMatch(/\) T /);
+    for (let round = 0; round < 20; round += 1) {
+      process.kill(target.pid, 'SIGSTOP');
+      if (round % 2 === 0) await stopped();
+      const tracker = track(target, 'uffd-wp');
+      tracker.scan(0);
+      await stopped();
+      process.kill(target.pid, 'SIGCONT');
+      await target.poke([12, 13 + round]);
+      expect(pagesOf(tracker.scan(0))).toEqual([12, 13 + round]);
+      tracker.close();
+    }
   });
 
   test('a process that ended is lost, not idle', async () => {
