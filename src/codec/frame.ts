@@ -21,7 +21,7 @@
 import { assert } from '../base/assert.ts';
 import { RomulusError, type ErrorCode } from '../base/errors.ts';
 import { asEpoch, asGeneration, type Epoch, type Generation } from '../base/units.ts';
-import { crc32c, crc32cOfParts, type Crc32c } from './checksum.ts';
+import { crc32c, crc32cOfParts } from './checksum.ts';
 import {
   COMPRESSIBLE_KINDS,
   FLAG_LZ4,
@@ -123,7 +123,6 @@ interface DecodedHeader extends FrameHeader {
 /** Turns bytes, in chunks of any size, into frames; the first fault ends it for good. */
 export class FrameDecoder {
   readonly #limits: Readonly<Record<FrameKind, number>>;
-  readonly #crc32c: Crc32c;
   readonly #headerBytes = new Uint8Array(FRAME_HEADER_BYTES);
   #headerFill = 0;
   #header: DecodedHeader | undefined;
@@ -133,13 +132,9 @@ export class FrameDecoder {
   #runningCrc = 0;
   #fault: RomulusError | undefined;
 
-  /**
-   * @param options.limits Payload limits by kind, to tighten the protocol's own.
-   * @param options.crc32c A faster CRC-32C than the default, with the same results.
-   */
-  constructor(options: { limits?: Partial<Record<FrameKind, number>>; crc32c?: Crc32c } = {}) {
+  /** @param options.limits Payload limits by kind, to tighten the protocol's own. */
+  constructor(options: { limits?: Partial<Record<FrameKind, number>> } = {}) {
     this.#limits = { ...PAYLOAD_BYTES_MAX, ...options.limits };
-    this.#crc32c = options.crc32c ?? crc32c;
   }
 
   /** True while a frame has begun and not ended: the stream must not end here. */
@@ -277,7 +272,7 @@ export class FrameDecoder {
     const take = Math.min(missing, chunk.byteLength - offset);
     const piece = chunk.subarray(offset, offset + take);
     const next = offset + take;
-    if (take > 0) this.#runningCrc = this.#crc32c(piece, this.#runningCrc);
+    if (take > 0) this.#runningCrc = crc32c(piece, this.#runningCrc);
     if (this.#payloadFill === 0 && take === missing) return { payload: piece, next };
     // Not zeroed: every byte is overwritten before anyone sees the buffer.
     if (take > 0) this.#payload ??= Buffer.allocUnsafeSlow(header.payloadBytes);

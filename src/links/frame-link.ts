@@ -6,7 +6,6 @@
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { NO_GENERATION } from '../base/units.ts';
-import type { Crc32c } from '../codec/checksum.ts';
 import { FrameDecoder, type Frame } from '../codec/frame.ts';
 import { TEXT_LENGTH_MAX } from '../codec/limits.ts';
 import { encodeMessage } from '../codec/messages.ts';
@@ -21,13 +20,11 @@ import {
 /** What every link can be told. */
 export interface FrameLinkOptions {
   readonly queue?: Partial<LinkQueueBounds>;
-  /** A faster CRC-32C than the default, with the same results. */
-  readonly crc32c?: Crc32c;
 }
 
 export abstract class FrameLink implements Link {
   readonly name: string;
-  readonly #decoder: FrameDecoder;
+  readonly #decoder = new FrameDecoder();
   readonly #bounds: LinkQueueBounds;
   readonly #counters = { bytesSent: 0, bytesReceived: 0, framesSent: 0, framesReceived: 0 };
   #queuedBytes = 0;
@@ -44,9 +41,6 @@ export abstract class FrameLink implements Link {
   constructor(name: string, options: FrameLinkOptions) {
     this.name = name;
     this.#bounds = { ...DEFAULT_QUEUE_BOUNDS, ...options.queue };
-    this.#decoder = new FrameDecoder(
-      options.crc32c === undefined ? {} : { crc32c: options.crc32c },
-    );
   }
 
   get isOpen(): boolean {

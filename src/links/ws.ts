@@ -6,9 +6,13 @@ import { createServer, STATUS_CODES, type IncomingMessage, type Server } from 'n
 import type { AddressInfo, Socket } from 'node:net';
 import { WebSocket, WebSocketServer } from 'ws';
 import { RomulusError } from '../base/errors.ts';
+import { useNativeCrc32c } from '../native/native-crc32c.ts';
 import type { FrameLinkOptions } from './frame-link.ts';
 import type { Link, LinkEndKind } from './link.ts';
 import { LINK_PATH, LINK_SUBPROTOCOL, WS_OPTIONS, WsLink } from './ws-link.ts';
+
+// Every payload is checksummed on both sides: at link speed that needs the fast form.
+useNativeCrc32c();
 
 /** Links at the same time: one backup, and those that are to be told that they are one too many. */
 const LINKS_MAX = 8;
