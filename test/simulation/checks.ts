@@ -2,7 +2,7 @@
  * The invariants, checked at the instant each could break. It sees everything (real time, the
  * register's true word, every image); the machines under test see none of it.
  */
-import { describeWord } from '../../src/core/register.ts';
+import { describeWord, type OnSilence } from '../../src/core/register.ts';
 import type { Rules } from './rules.ts';
 import type { ToyArbiter } from './toy-arbiter.ts';
 import { type Frame, type GuestState, sameState } from './toy-guest.ts';
@@ -18,13 +18,12 @@ export interface Tally {
   framesHeard: number;
   promotions: number;
   pairings: number;
-  solos: number;
   resumes: number;
   changedPlans: number;
   fences: number;
   restartsBesideGuest: number;
   freezes: number;
-  skipped: number;
+  doubleFailures: number;
 }
 
 export function emptyTally(): Tally {
@@ -32,13 +31,12 @@ export function emptyTally(): Tally {
     framesHeard: 0,
     promotions: 0,
     pairings: 0,
-    solos: 0,
     resumes: 0,
     changedPlans: 0,
     fences: 0,
     restartsBesideGuest: 0,
     freezes: 0,
-    skipped: 0,
+    doubleFailures: 0,
   };
 }
 
@@ -47,13 +45,17 @@ export class Checks {
   readonly #world: World;
   readonly #arbiter: ToyArbiter;
   readonly #rules: Rules;
+  readonly #onSilence: OnSilence;
   /** Highest number heard from the guest, and from which copy. */
   #lastHeard: Frame | null = null;
   /** Per backup instance: the boundary of the last epoch it acknowledged. */
   readonly #held = new Map<string, HeldBoundary>();
   readonly #started = new Set<string>();
+  /** Copies that another one has followed. */
+  readonly #succeeded = new Set<string>();
 
-  constructor(world: World, arbiter: ToyArbiter, rules: Rules) {
+  constructor(world: World, arbiter: ToyArbiter, rules: Rules, onSilence: OnSilence) {
+    this.#onSilence = onSilence;
     this.#world = world;
     this.#arbiter = arbiter;
     this.#rules = rules;
@@ -62,8 +64,26 @@ export class Checks {
   /** A frame leaves a node's gate: invariants 1, 3, 4 and 5. */
   heard(instance: string, attachmentId: number, frame: Frame): void {
     this.tally.framesHeard += 1;
-    const { word } = this.#arbiter;
     const what = `frame ${frame.seq} of ${instance}`;
+    if (this.#succeeded.has(frame.branch)) {
+      throw new Violation(`one runner: ${what} heard after its successor`);
+    }
+    if (this.#onSilence === 'arbiter') this.#heardByRight(what, instance, attachmentId, frame);
+    const last = this.#lastHeard;
+    if (last !== null && frame.seq <= last.seq) {
+      throw new Violation(
+        last.branch === frame.branch
+          ? `order: ${what} heard after ${last.seq}`
+          : `nothing lost: ${what} (${frame.branch}) contradicts ${last.seq} of ${last.branch}`,
+      );
+    }
+    if (last !== null && last.branch !== frame.branch) this.#succeeded.add(last.branch);
+    this.#lastHeard = frame;
+  }
+
+  /** The true word decides who may be heard, and of what. */
+  #heardByRight(what: string, instance: string, attachmentId: number, frame: Frame): void {
+    const { word } = this.#arbiter;
     if (word === null || word.runner !== instance) {
       throw new Violation(`one runner: ${what} heard while the word is ${describeWord(word)}`);
     }
@@ -78,15 +98,6 @@ export class Checks {
         );
       }
     }
-    const last = this.#lastHeard;
-    if (last !== null && frame.seq <= last.seq) {
-      throw new Violation(
-        last.branch === frame.branch
-          ? `order: ${what} heard after ${last.seq}`
-          : `nothing lost: ${what} (${frame.branch}) contradicts ${last.seq} of ${last.branch}`,
-      );
-    }
-    this.#lastHeard = frame;
   }
 
   /** A backup says that it holds an epoch. */
@@ -107,7 +118,10 @@ export class Checks {
   startsGuest(instance: string, state: GuestState): void {
     this.tally.promotions += 1;
     const { word } = this.#arbiter;
-    if (word?.runner !== instance) {
+    if (this.#onSilence === 'hold') {
+      throw new Violation(`one runner: ${instance} starts by itself (--on-silence hold)`);
+    }
+    if (this.#onSilence === 'arbiter' && word?.runner !== instance) {
       throw new Violation(`one runner: ${instance} starts while the word is ${describeWord(word)}`);
     }
     if (this.#started.has(instance)) throw new Violation(`one runner: ${instance} starts twice`);

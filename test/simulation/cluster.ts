@@ -12,19 +12,20 @@ import { Violation, type World } from './world.ts';
 export class Cluster {
   readonly world: World;
   readonly rules: Rules;
-  readonly onSilence: OnSilence = 'arbiter';
+  readonly onSilence: OnSilence;
   readonly network: ToyNetwork;
   readonly arbiter: ToyArbiter;
   readonly checks: Checks;
   readonly sites: readonly [Site, Site];
   #nextAttachmentId = 1;
 
-  constructor(world: World, rules: Rules) {
+  constructor(world: World, rules: Rules, onSilence: OnSilence) {
+    this.onSilence = onSilence;
     this.world = world;
     this.rules = rules;
     this.network = new ToyNetwork(world);
     this.arbiter = new ToyArbiter(world, rules);
-    this.checks = new Checks(world, this.arbiter, rules);
+    this.checks = new Checks(world, this.arbiter, rules, onSilence);
     this.sites = [new Site(this, 'a'), new Site(this, 'b')];
   }
 
@@ -65,7 +66,7 @@ export class Cluster {
           `liveness: ${canBe.name} has the right and the means to run, and does not`,
         );
       }
-      this.checks.tally.skipped += 1;
+      this.checks.tally.doubleFailures += 1;
       return false;
     }
     const [site] = primaries;

@@ -1,6 +1,7 @@
 /**
  * `npm run sim -- --seed N [--without RULE]` replays one run with its trace;
  * `npm run sim -- --count N [--first N] [--without RULE]` runs many and stops at the first failure.
+ * `--on-silence promote|hold` runs without an arbiter.
  */
 import { parseArgs } from 'node:util';
 import { ALL_RULES, RULE_NAMES, type RuleName, without } from './rules.ts';
@@ -12,6 +13,7 @@ const { values } = parseArgs({
     first: { type: 'string', default: '1' },
     count: { type: 'string', default: '1000' },
     without: { type: 'string' },
+    'on-silence': { type: 'string', default: 'arbiter' },
   },
 });
 
@@ -29,9 +31,15 @@ if (left !== undefined && !RULE_NAMES.includes(left as RuleName)) {
 }
 const rules = left === undefined ? ALL_RULES : without(left as RuleName);
 
+const onSilence = values['on-silence'];
+if (onSilence !== 'arbiter' && onSilence !== 'promote' && onSilence !== 'hold') {
+  throw new RangeError(`--on-silence takes arbiter, promote or hold, not "${onSilence}"`);
+}
+
 if (values.seed !== undefined) {
   const result = runSeed(numberOf('seed', values.seed), {
     rules,
+    onSilence,
     listener: (line) => console.log(line),
   });
   console.log(result.violation === null ? 'every invariant held' : result.violation);
@@ -44,10 +52,10 @@ if (values.seed !== undefined) {
   let promotions = 0;
   let skipped = 0;
   for (let seed = first; seed < first + count; seed += 1) {
-    const result = runSeed(seed, { rules });
+    const result = runSeed(seed, { rules, onSilence });
     changes += result.registerChanges;
     promotions += result.tally.promotions;
-    skipped += result.tally.skipped;
+    skipped += result.tally.doubleFailures;
     if (result.violation !== null) {
       console.log(describeFailure(result));
       process.exitCode = 1;

@@ -7,6 +7,7 @@ import type { RegisterWord } from '../../src/core/register.ts';
 import { BackupProcess } from './backup-process.ts';
 import type { Cluster } from './cluster.ts';
 import { NamedByHost } from './named-by-host.ts';
+import { OwnWord } from './own-word.ts';
 import { PrimaryProcess } from './primary-process.ts';
 import { Host } from './process.ts';
 import { ToyGate } from './toy-gate.ts';
@@ -22,11 +23,13 @@ export class Site implements Endpoint {
   downMsMax = 60;
   #nextInstance = 1;
   readonly #byHost = new NamedByHost(this);
+  readonly #ownWord: OwnWord;
   readonly #clocks = new Map<ToyGate, (untilMs: number) => boolean>();
 
   constructor(cluster: Cluster, name: string) {
     this.cluster = cluster;
     this.host = new Host(cluster.world, name);
+    this.#ownWord = new OwnWord(cluster.world);
   }
 
   get name(): string {
@@ -181,8 +184,9 @@ export class Site implements Endpoint {
   }
 
   askRegister(request: RegisterRequest, answer: (answer: RegisterAnswer) => void): void {
-    const { arbiter, rules } = this.cluster;
-    if (rules.instances) arbiter.ask(this.name, request, answer);
+    const { arbiter, rules, onSilence } = this.cluster;
+    if (onSilence !== 'arbiter') this.#ownWord.ask(request, answer);
+    else if (rules.instances) arbiter.ask(this.name, request, answer);
     else this.#byHost.ask(request, answer);
   }
 }

@@ -1,0 +1,4 @@
+/** The simulation over many seeds, part 2 of 2: part of every test run. */
+import { manySeeds } from './many-seeds.ts';
+
+manySeeds(5001);
