@@ -13,17 +13,21 @@ export const ARBITER_FORMS = ['file:/directory', 'none'] as const;
 const NOT_AVAILABLE: ReadonlySet<string> = new Set(['etcd', 'command']);
 
 /**
- * The arbiter of the given name, such as `file:/srv/romulus/vm1` or `none`.
+ * The arbiter of the given name, such as `file:/srv/romulus/vm1` or `none`. `ownWordPath` is where
+ * a node without an arbiter keeps its own word.
  * @throws {RomulusError} ERR_CONFIG_ARBITER when the name is none, ERR_CONFIG_ARBITER_NOT_AVAILABLE
  *   when this version lacks it.
  */
-export function openArbiter(name: string, options: { timeoutMs?: number } = {}): Arbiter {
+export function openArbiter(
+  name: string,
+  { ownWordPath, ...options }: { timeoutMs?: number; ownWordPath?: string } = {},
+): Arbiter {
   const [scheme = '', ...rest] = name.split(':');
   const argument = rest.join(':');
   if (scheme === 'file' && argument.startsWith('/')) {
     return new FileArbiter({ directory: argument, ...options });
   }
-  if (name === 'none') return new NoArbiter();
+  if (name === 'none') return new NoArbiter(ownWordPath);
   const accepted = ARBITER_FORMS.join(' or ');
   if (NOT_AVAILABLE.has(scheme)) {
     throw new RomulusError(

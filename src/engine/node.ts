@@ -8,6 +8,7 @@
  * long as a role.
  */
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { openArbiter } from '../arbiters/index.ts';
 import { RomulusError } from '../base/errors.ts';
@@ -106,7 +107,9 @@ export class Node {
    * @throws {RomulusError} when it cannot start, or was fenced and has no peer to follow.
    */
   async run(): Promise<void> {
-    const arbiter = openArbiter(this.#config.arbiter);
+    const arbiter = openArbiter(this.#config.arbiter, {
+      ownWordPath: join(this.#config.stateDirectory, 'own-word.json'),
+    });
     const gate = await this.#openGate();
     const parts: NodeParts = {
       config: this.#config,
@@ -183,7 +186,7 @@ export class Node {
         await this.#endLeftover(living, word);
         return null;
       }
-      // Without an arbiter nobody keeps the word while we are gone.
+      // Nothing was asked of the register in its name yet.
       if (this.#config.role === 'protect') return machine;
     }
     if (this.#config.role === 'backup') return null;

@@ -1,9 +1,10 @@
 /**
  * What a node without an arbiter has: its own word in its own state directory. It outlives the
- * engine, nobody else changes it, so every change from a word as new as this one wins.
+ * engine and nobody else changes it, so a change from it, or from a newer word that the peer told
+ * of, wins (src/arbiters/none.ts).
  */
 import type { RegisterAnswer, RegisterRequest } from '../../src/core/register-client.ts';
-import type { RegisterWord } from '../../src/core/register.ts';
+import { type RegisterWord, sameWord } from '../../src/core/register.ts';
 import type { World } from './world.ts';
 
 export class OwnWord {
@@ -17,7 +18,7 @@ export class OwnWord {
   ask(request: RegisterRequest, answer: (answer: RegisterAnswer) => void): void {
     const { requestId } = request;
     const read = request.kind === 'readRegister';
-    const won = !read && request.next.generation > (this.#word?.generation ?? 0);
+    const won = !read && this.#isFrom(request.expected);
     if (!read && won) this.#word = request.next;
     const word = this.#word;
     this.#world.after(0.1, () =>
@@ -27,5 +28,10 @@ export class OwnWord {
           : { kind: 'registerAnswer', requestId, outcome: 'changed', won, word },
       ),
     );
+  }
+
+  #isFrom(expected: RegisterWord | null): boolean {
+    const isNewer = (expected?.generation ?? 0) > (this.#word?.generation ?? 0);
+    return isNewer || sameWord(expected, this.#word);
   }
 }
