@@ -6,39 +6,31 @@
 import type { Logger } from 'pino';
 import { unreachable } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
-import { asEpoch, type Epoch, type Generation, NO_EPOCH, NO_GENERATION } from '../base/units.ts';
-import { Compressor } from '../codec/compress.ts';
+import { type Epoch, type Generation, NO_EPOCH, NO_GENERATION } from '../base/units.ts';
 import type { Frame } from '../codec/frame.ts';
-import { decodeMessage, encodeMessage, type Message } from '../codec/messages.ts';
+import { type AckMessage, decodeMessage, encodeMessage, type Message } from '../codec/messages.ts';
 import { Primary } from '../core/primary.ts';
 import type { PrimaryEffect, PrimaryEvent, PrimaryStateName } from '../core/primary-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
-import type { SourceDisk } from '../disks/disk.ts';
 import type { GuestDescriptor } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
 import type { Heartbeat } from '../signals/heartbeat.ts';
-import type { CaptureMethods, CheckpointResult } from './capture-worker.ts';
-import { nowMs, nowNs } from './clock.ts';
-import { epochFrames } from './epoch-frames.ts';
-import { EpochQueue, type QueuedEpoch } from './epoch-queue.ts';
-import { EpochMeters } from './meters.ts';
+import { CheckpointPipeline, type PipelineOptions } from './checkpoint-pipeline.ts';
+import { nowMs } from './clock.ts';
+import type { QueuedEpoch } from './epoch-queue.ts';
+import type { EpochMeters } from './meters.ts';
 import type { NodeParts } from './node-parts.ts';
 import { Outbox } from './outbox.ts';
 import { answerRegister } from './register-port.ts';
-import { SyncDriver, type SyncProgress } from './sync-driver.ts';
-import type { ThreadClient } from './thread-rpc.ts';
+import type { SyncProgress } from './sync-driver.ts';
 import { Wakeup } from './wakeup.ts';
 
-export interface PrimarySessionOptions {
+export interface PrimarySessionOptions extends PipelineOptions {
   readonly parts: NodeParts;
-  readonly capture: ThreadClient<CaptureMethods>;
   readonly heartbeat: Heartbeat;
   readonly core: Primary;
   readonly instance: Instance;
-  readonly descriptor: GuestDescriptor;
-  /** Opens a fresh view of the machine's disk: its writes are followed from then on. */
-  readonly openDisk: () => Promise<SourceDisk | null>;
 }
 
 /** Why the session ended. */
@@ -55,7 +47,10 @@ interface Peer {
   held: Instance | null;
   /** The image that epochs are sent for; null until the backup has one. */
   instance: Instance | null;
+  /** For a `changed` image: the epoch that the old one stands at. */
   since: Epoch;
+  /** When the last byte of each unacknowledged epoch was given to this link. */
+  readonly sentAtMs: Map<number, number>;
 }
 
 /** One term as primary, from start or promotion until the end of the node or a fence. */
@@ -63,26 +58,15 @@ export class PrimarySession {
   readonly #options: PrimarySessionOptions;
   readonly #core: Primary;
   readonly #log: Logger;
-  readonly #queue: EpochQueue;
-  readonly #compressor = new Compressor();
+  readonly #pipeline: CheckpointPipeline;
   readonly #peers = new Map<number, Peer>();
-  readonly #sentAtMs = new Map<number, number>();
   readonly #suspendedAtMs = new Map<number, number>();
   readonly #wakeup: Wakeup;
-  readonly meters = new EpochMeters();
   readonly outcome: Promise<PrimaryOutcome>;
   #finish: (outcome: PrimaryOutcome) => void = () => undefined;
   #ended = false;
   #generation: Generation = NO_GENERATION;
   #nextLinkId = 1;
-  #sync: {
-    readonly linkId: number;
-    readonly driver: SyncDriver;
-    readonly abort: AbortController;
-  } | null = null;
-  #disk: SourceDisk | null = null;
-  /** First epoch of which the baseline knows what changed since; null while it proves nothing. */
-  #provenSince: number | null = null;
   #framesThrough = 0;
   #scrubs: { epoch: number; resolve: (digest: string) => void }[] = [];
 
@@ -90,7 +74,7 @@ export class PrimarySession {
     this.#options = options;
     this.#core = options.core;
     this.#log = options.parts.log;
-    this.#queue = new EpochQueue({ retainedBytesMax: 2 * options.parts.config.queueHighBytes });
+    this.#pipeline = new CheckpointPipeline(options);
     this.#wakeup = new Wakeup(() => this.#step({ kind: 'timer' }));
     this.outcome = new Promise((resolve) => {
       this.#finish = resolve;
@@ -113,12 +97,16 @@ export class PrimarySession {
     return this.#core;
   }
 
+  get meters(): EpochMeters {
+    return this.#pipeline.meters;
+  }
+
   get queueBytes(): number {
-    return this.#queue.unackedBytes;
+    return this.#pipeline.queue.unackedBytes;
   }
 
   get syncProgress(): SyncProgress | null {
-    return this.#sync?.driver.progress ?? null;
+    return this.#pipeline.syncProgress;
   }
 
   get peer(): { node: string; instance: string; connected: boolean } | null {
@@ -157,7 +145,7 @@ export class PrimarySession {
   /** The disk's writes can no longer be followed: whoever is given the image must start anew. */
   diskLost(error: RomulusError): void {
     this.#log.error({ error: error.toJSON() }, 'the disk is no longer followed');
-    this.#provenSince = null;
+    this.#pipeline.breakLineage();
     this.#dropAll(error);
   }
 
@@ -173,6 +161,7 @@ export class PrimarySession {
       held: null,
       instance: null,
       since: NO_EPOCH,
+      sentAtMs: new Map(),
     };
     this.#peers.set(linkId, peer);
     link.onMessage((frame) => {
@@ -186,7 +175,7 @@ export class PrimarySession {
     });
     link.onClose((reason) => {
       this.#peers.delete(linkId);
-      if (this.#sync?.linkId === linkId) this.#sync.abort.abort(new Error(reason.text));
+      this.#pipeline.stopSync(reason.text, linkId);
       this.#step({ kind: 'linkClosed', linkId, why: reason.text });
     });
   }
@@ -229,7 +218,8 @@ export class PrimarySession {
       case 'startSync':
         return this.#startSync(effect.linkId, effect.plan);
       case 'syncRound':
-        return this.#syncRound(effect.linkId, effect.round);
+        void this.#round(effect.linkId, this.#pipeline.syncRound(effect.linkId, effect.round));
+        return;
       case 'takeCheckpoint':
         void this.#takeCheckpoint(effect.epoch, effect.completesBase);
         return;
@@ -268,7 +258,7 @@ export class PrimarySession {
         this.#peers.get(effect.linkId)?.link.close();
         return;
       case 'forgetEpochs':
-        this.#queue.applied(effect.throughEpoch);
+        this.#pipeline.queue.applied(effect.throughEpoch);
         return;
       case 'finish':
         return this.#end({ kind: 'finished', why: effect.why });
@@ -285,14 +275,10 @@ export class PrimarySession {
   #report(state: PrimaryStateName, why: string): void {
     const { parts } = this.#options;
     const { takenEpoch, generation } = this.#core.status;
-    if (state === 'unprotected' || state === 'fenced' || state === 'stopped') this.#closeDisk();
+    if (state === 'unprotected' || state === 'fenced' || state === 'stopped')
+      this.#pipeline.stopDisk();
     parts.audit.record('state', { role: 'primary', state, why, epoch: takenEpoch });
     parts.report({ role: 'primary', state, why, epoch: takenEpoch, generation });
-  }
-
-  #closeDisk(): void {
-    this.#disk?.close();
-    this.#disk = null;
   }
 
   #welcome(effect: PrimaryEffect & { kind: 'welcome' }): void {
@@ -313,7 +299,8 @@ export class PrimarySession {
     });
     if (effect.plan !== 'resume') return;
     peer.instance = peer.held;
-    for (const queued of this.#queue.after(effect.fromEpoch - 1)) this.#transmit(peer, queued);
+    for (const queued of this.#pipeline.queue.after(effect.fromEpoch - 1))
+      this.#transmit(peer, queued);
   }
 
   #refuse(effect: PrimaryEffect & { kind: 'refuseLink' }): void {
@@ -363,52 +350,29 @@ export class PrimarySession {
   #startSync(linkId: number, plan: 'full' | 'changed'): void {
     const peer = this.#peers.get(linkId);
     if (peer === undefined) return;
-    const { parts, capture, descriptor } = this.#options;
-    this.#sync?.abort.abort(new Error('another synchronisation begins'));
-    this.#queue.clear();
-    const abort = new AbortController();
     const { takenEpoch, generation } = this.#core.status;
-    const run = async (): Promise<number> => {
-      this.#closeDisk();
-      this.#disk = await this.#options.openDisk();
-      abort.signal.throwIfAborted();
-      const driver = new SyncDriver({
-        capture,
-        descriptor,
-        disk: this.#disk,
-        link: peer.outbox,
-        generation,
-        compressor: this.#compressor,
-        epoch: takenEpoch + 1,
-        plan: plan === 'full' ? { kind: 'full' } : { kind: 'changed', since: peer.since },
-        bytesPerSecondMax: parts.config.syncBytesPerSecond ?? null,
-        nowMs,
-        signal: abort.signal,
-      });
-      if (plan === 'full') this.#provenSince = null;
-      this.#sync = { linkId, driver, abort };
-      return await driver.first();
-    };
-    void this.#round(linkId, run(), abort.signal);
-  }
-
-  #syncRound(linkId: number, round: number): void {
-    const sync = this.#sync;
-    if (sync === null || sync.linkId !== linkId) return;
-    void this.#round(linkId, sync.driver.next(round), sync.abort.signal);
+    const sending = this.#pipeline.startSync({
+      linkId,
+      outbox: peer.outbox,
+      plan: plan === 'full' ? { kind: 'full' } : { kind: 'changed', since: peer.since },
+      generation,
+      epoch: takenEpoch + 1,
+    });
+    void this.#round(linkId, sending);
   }
 
   /** Reports a round's end; what it sent is the best estimate of what was dirtied meanwhile. */
-  async #round(linkId: number, sending: Promise<number>, signal: AbortSignal): Promise<void> {
+  async #round(linkId: number, sending: Promise<number | null>): Promise<void> {
     const startedMs = nowMs();
     try {
       const pages = await sending;
-      if (signal.aborted) return;
+      if (pages === null || !this.#peers.has(linkId)) return;
       const durationMs = nowMs() - startedMs;
       this.#log.info({ linkId, pages, durationMs }, 'a round of the base image is sent');
       this.#step({ kind: 'syncRoundDone', linkId, pages, dirtyLeft: pages, durationMs });
     } catch (error) {
-      if (signal.aborted) return;
+      // The link is gone, and with it whoever wanted to know.
+      if (!this.#peers.has(linkId)) return;
       const known = toRomulusError(error);
       this.#log.error({ error: known.toJSON() }, 'synchronisation failed');
       this.#step({ kind: 'syncFailed', linkId, why: known.message });
@@ -416,65 +380,34 @@ export class PrimarySession {
   }
 
   async #takeCheckpoint(epoch: Epoch, completesBase: boolean): Promise<void> {
-    const { capture, parts } = this.#options;
-    const startedAtNs = nowNs();
-    let checkpoint: CheckpointResult;
-    try {
-      checkpoint = await capture.call('checkpoint', { epoch });
-    } catch (error) {
-      const known = toRomulusError(error);
-      this.meters.epochsSkipped += 1;
-      this.#log.warn({ epoch, error: known.toJSON() }, 'checkpoint skipped');
-      this.#step({ kind: 'checkpointSkipped', epoch, why: known.message });
+    const { generation } = this.#core.status;
+    const startedMs = nowMs();
+    const outcome = await this.#pipeline.take(epoch, { completesBase, generation });
+    if (outcome.kind === 'skipped') {
+      const { error, lineageBroken } = outcome;
+      this.#log.warn({ epoch, lineageBroken, error: error.toJSON() }, 'checkpoint skipped');
+      if (lineageBroken) this.#dropAll(error);
+      this.#step({ kind: 'checkpointSkipped', epoch, why: error.message });
       return;
     }
-    try {
-      const { framesSent, diskWrites } = checkpoint;
-      parts.gate.mark(epoch, framesSent);
-      parts.audit.record('mark', { epoch, framesSent, diskWrites });
-      this.#disk?.mark(epoch, diskWrites);
-      const writes = (await this.#disk?.take(epoch)) ?? [];
-      const { generation } = this.#core.status;
-      const queued = epochFrames(
-        checkpoint,
-        writes.map(({ offset, data }) => ({ offset, lengthBytes: data.byteLength, data })),
-        { generation, compressor: this.#compressor, startedAtNs },
-      );
-      this.#queue.append(queued);
-      this.#suspendedAtMs.set(epoch, Number(startedAtNs) / 1e6);
-      this.meters.recordCheckpoint(checkpoint, queued.bytes);
-      if (completesBase) this.#endBase(epoch);
-      for (const peer of this.#peers.values())
-        if (peer.instance !== null) this.#transmit(peer, queued);
-      this.#step({
-        kind: 'checkpointTaken',
-        epoch,
-        framesSent,
-        diskWrites,
-        pages: checkpoint.totals.pages,
-        bytes: queued.bytes,
-        pauseMs: checkpoint.pauseMs,
-      });
-      this.#step({ kind: 'queueLevel', bytes: this.#queue.unackedBytes });
-    } catch (error) {
-      // The machine runs; what was captured cannot be sent whole, so the backup must be built anew.
-      const known = toRomulusError(error);
-      this.#log.error({ epoch, error: known.toJSON() }, 'an epoch could not be sent');
-      this.#dropAll(known);
-    }
+    const { checkpoint, queued } = outcome;
+    this.#suspendedAtMs.set(epoch, startedMs);
+    for (const peer of this.#peers.values())
+      if (peer.instance !== null) this.#transmit(peer, queued);
+    this.#step({
+      kind: 'checkpointTaken',
+      epoch,
+      framesSent: checkpoint.framesSent,
+      diskWrites: checkpoint.diskWrites,
+      pages: checkpoint.totals.pages,
+      bytes: queued.bytes,
+      pauseMs: checkpoint.pauseMs,
+    });
+    this.#step({ kind: 'queueLevel', bytes: this.#pipeline.queue.unackedBytes });
   }
 
   #dropAll(error: RomulusError): void {
-    this.#queue.clear();
     for (const peer of this.#peers.values()) peer.link.close(error);
-  }
-
-  #endBase(epoch: number): void {
-    const sync = this.#sync;
-    if (sync === null) return;
-    this.#sync = null;
-    this.#provenSince ??= epoch;
-    this.#peers.get(sync.linkId)?.outbox.send(sync.driver.end());
   }
 
   #transmit(peer: Peer, queued: QueuedEpoch): void {
@@ -482,7 +415,7 @@ export class PrimarySession {
     queued.frames.forEach((frame, index) => {
       // The promise counts from here: not later than the last byte leaves.
       const note = (): void => {
-        if (!this.#sentAtMs.has(queued.epoch)) this.#sentAtMs.set(queued.epoch, nowMs());
+        peer.sentAtMs.set(queued.epoch, nowMs());
       };
       peer.outbox.send(frame, index === last ? note : undefined);
     });
@@ -509,15 +442,14 @@ export class PrimarySession {
         peer.node = message.node;
         peer.held = message.lastApplied?.instance ?? null;
         const { lastApplied } = message;
-        const oldest = this.#queue.oldestEpoch;
+        const { lineageIntact, ...kept } = this.#pipeline.proofs;
         this.#step({
           kind: 'backupHello',
           linkId,
           node: message.node,
-          holds: lastApplied,
+          holds: lineageIntact ? lastApplied : null,
           descriptorMatches: sameMachine(message.guest, this.#options.descriptor),
-          oldestRetainedEpoch: oldest === null ? null : asEpoch(oldest),
-          provenSinceEpoch: this.#provenSince === null ? null : asEpoch(this.#provenSince),
+          ...kept,
         });
         return;
       }
@@ -525,25 +457,8 @@ export class PrimarySession {
         peer.instance = message.instance;
         this.#step({ kind: 'backupReady', linkId, instance: message.instance });
         return;
-      case 'ack': {
-        const sentAtMs = this.#sentAtMs.get(message.epoch);
-        // An acknowledgement of what was never sent proves nothing.
-        if (sentAtMs === undefined) return;
-        for (const epoch of this.#sentAtMs.keys())
-          if (epoch <= message.epoch) this.#sentAtMs.delete(epoch);
-        this.#queue.acknowledge(message.epoch);
-        this.#options.parts.audit.record('ack-received', { epoch: message.epoch });
-        this.#step({
-          kind: 'acknowledged',
-          linkId,
-          instance: message.instance,
-          epoch: message.epoch,
-          promiseMs: message.promiseUs / 1000,
-          sentAtMs,
-        });
-        this.#step({ kind: 'queueLevel', bytes: this.#queue.unackedBytes });
-        return;
-      }
+      case 'ack':
+        return this.#onAcknowledgement(peer, message);
       case 'applied': {
         const { instance, epoch } = message;
         this.#step({ kind: 'applied', linkId, instance, epoch });
@@ -564,6 +479,20 @@ export class PrimarySession {
     }
   }
 
+  #onAcknowledgement(peer: Peer, message: AckMessage): void {
+    const { epoch, instance, promiseUs } = message;
+    const sentAtMs = peer.sentAtMs.get(epoch);
+    // An acknowledgement of what was never sent here, or for another image, proves nothing.
+    if (sentAtMs === undefined || instance !== peer.instance) return;
+    for (const sent of peer.sentAtMs.keys()) if (sent <= epoch) peer.sentAtMs.delete(sent);
+    this.#pipeline.queue.acknowledge(epoch);
+    this.#options.parts.audit.record('ack-received', { epoch });
+    const { linkId } = peer;
+    const promiseMs = promiseUs / 1000;
+    this.#step({ kind: 'acknowledged', linkId, instance, epoch, promiseMs, sentAtMs });
+    this.#step({ kind: 'queueLevel', bytes: this.#pipeline.queue.unackedBytes });
+  }
+
   #sendTo(linkId: number, message: Message): void {
     const peer = this.#peers.get(linkId);
     if (peer !== undefined) this.#send(peer, message);
@@ -578,8 +507,8 @@ export class PrimarySession {
     if (this.#ended) return;
     this.#ended = true;
     this.#wakeup.at(null);
-    this.#sync?.abort.abort(new Error(outcome.why));
-    this.#closeDisk();
+    this.#pipeline.stopSync(outcome.why);
+    this.#pipeline.stopDisk();
     for (const peer of this.#peers.values()) peer.link.close();
     this.#finish(outcome);
   }
