@@ -67,7 +67,29 @@ Napi::Value PokePages(const Napi::CallbackInfo& info) {
   });
 }
 
-// (tracker, memory, range) -> {scanNs, copyNs, pages}: one bare PAGEMAP_SCAN of the whole range by
+// (page: Uint8Array) -> one copy of it by each vector form that this CPU has, scalar first.
+Napi::Value CopyByEachForm(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const auto page = info[0].As<Napi::Uint8Array>();
+    if (page.ByteLength() != kPageBytes) {
+      throw Failure("ERR_USAGE_BYTES", "this is not one page", "Pass 4096 bytes.");
+    }
+    alignas(64) uint8_t source[kPageBytes];
+    alignas(64) uint8_t target[kPageBytes];
+    std::copy(page.Data(), page.Data() + kPageBytes, source);
+    auto copies = Napi::Array::New(info.Env());
+    for (const Simd simd : {Simd::kScalar, Simd::kAvx2, Simd::kAvx512}) {
+      if (simd > BestSimd()) break;
+      std::fill(target, target + kPageBytes, 0xa5);
+      CopyPageAs(simd, target, source);
+      CopyFence();
+      copies.Set(copies.Length(), Napi::Buffer<uint8_t>::Copy(info.Env(), target, kPageBytes));
+    }
+    return copies;
+  });
+}
+
+// (tracker, memory, pagesMax) -> {scanNs, copyNs, pages}: one bare PAGEMAP_SCAN of the whole range by
 // one thread, then a non-temporal copy of the pages found by two threads into memory that is already
 // there. No bookkeeping, no bounds, no holes: the least that the hardware and the kernel allow.
 struct FloorState {
@@ -161,6 +183,7 @@ Napi::Value CaptureFloor(const Napi::CallbackInfo& info) {
 void InitBenchSupport(Napi::Env env, Napi::Object exports) {
   exports.Set("benchAnonymousCreate", Napi::Function::New(env, AnonymousCreate));
   exports.Set("benchPokePages", Napi::Function::New(env, PokePages));
+  exports.Set("benchCopyByEachForm", Napi::Function::New(env, CopyByEachForm));
   exports.Set("benchCaptureFloor", Napi::Function::New(env, CaptureFloor));
 }
 

@@ -50,9 +50,9 @@ void CopyPagePlain(uint8_t* target, const uint8_t* source) {
 
 using CopyFunction = void (*)(uint8_t*, const uint8_t*);
 
-CopyFunction ChooseCopy() {
+CopyFunction CopyFor(Simd simd) {
 #if defined(__x86_64__)
-  switch (BestSimd()) {
+  switch (simd) {
     case Simd::kAvx512:
       return CopyPageAvx512;
     case Simd::kAvx2:
@@ -64,7 +64,7 @@ CopyFunction ChooseCopy() {
   return CopyPagePlain;
 }
 
-const CopyFunction kCopy = ChooseCopy();
+const CopyFunction kCopy = CopyFor(BestSimd());
 
 }  // namespace
 
@@ -90,6 +90,10 @@ const char* SimdName(Simd simd) {
 }
 
 void CopyPage(uint8_t* target, const uint8_t* source) { kCopy(target, source); }
+
+void CopyPageAs(Simd simd, uint8_t* target, const uint8_t* source) {
+  CopyFor(simd)(target, source);
+}
 
 void CopyFence() {
 #if defined(__x86_64__)

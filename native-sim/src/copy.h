@@ -16,6 +16,9 @@ const char* SimdName(Simd simd);
 // Both aligned to 64 bytes; exactly one page; no overlap.
 void CopyPage(uint8_t* target, const uint8_t* source);
 
+// The same in a form of one's choice, which must be supported: not wider than BestSimd().
+void CopyPageAs(Simd simd, uint8_t* target, const uint8_t* source);
+
 // Makes the pages copied by this thread visible to others, in order. Call it once after many.
 void CopyFence();
 

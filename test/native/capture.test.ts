@@ -5,6 +5,7 @@ import { Prng } from '../../src/base/prng.ts';
 import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
 import { Capture } from '../../src/native/capture.ts';
 import { hostFacts } from '../../src/native/host.ts';
+import { loadNative } from '../../src/native/load.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { Tracker } from '../../src/native/tracker.ts';
 import { PokeMachine } from '../fixtures/poke-machine.ts';
@@ -178,6 +179,16 @@ describe.runIf(attaches).each([
       expect.objectContaining({ code: 'ERR_GUEST_LOST' }),
     );
   });
+});
+
+test('every vector form copies alike', () => {
+  const native = loadNative<{ benchCopyByEachForm(page: Uint8Array): Buffer[] }>();
+  const page = Buffer.from(
+    Array.from({ length: PAGE_BYTES }, (_, i) => (i * 167 + (i >> 8)) & 0xff),
+  );
+  const copies = native.benchCopyByEachForm(page);
+  expect(copies.length).toBe(['scalar', 'avx2', 'avx512'].indexOf(facts.simd) + 1);
+  for (const copy of copies) expect(copy.equals(page)).toBe(true);
 });
 
 test('bounds, and use after close', () => {
