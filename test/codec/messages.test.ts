@@ -14,6 +14,7 @@ import {
 import { FLAG_LZ4, KIND_NUMBERS, type FrameKind } from '../../src/codec/kinds.ts';
 import { PAYLOAD_BYTES_MAX } from '../../src/codec/limits.ts';
 import { decodeMessage, encodeMessage, type Message } from '../../src/codec/messages.ts';
+import { applyPageBatch, decodePageBatch } from '../../src/codec/page-batch.ts';
 import { GENERATION, SAMPLE_LIST, SAMPLES } from './samples.ts';
 import { vectorOf, type ProtocolVector } from './vectors.ts';
 
@@ -72,6 +73,18 @@ describe('messages', () => {
       const frame = frameOf([Buffer.from(frameHex, 'hex')]);
       expect(plain(decodeMessage(frame))).toEqual(plain(SAMPLES[frame.kind]));
     }
+  });
+
+  it('publishes batches that hold', () => {
+    const target = Buffer.alloc(8 * 4096);
+    target.fill(0xff, 3 * 4096, 4 * 4096);
+    expect(applyPageBatch(SAMPLES.pages.batch, target)).toBe(3);
+    expect(target.subarray(3 * 4096, 4 * 4096).every((byte) => byte === 0)).toBe(true);
+    expect([...target.subarray(5 * 4096 + 8, 5 * 4096 + 11)]).toEqual([0xaa, 0xbb, 0]);
+    expect(target[6 * 4096 + 23 * 7]).toBe(24);
+    expect(
+      new Set(decodePageBatch(SAMPLES.pages.batch, 8).pages.map((page) => page.encoding)),
+    ).toEqual(new Set([0, 2, 3]));
   });
 
   it('sends a batch as it is, with the CRC that came with it', () => {

@@ -1,7 +1,12 @@
 /** One message of every kind, for tests that go over all of them. */
-import { asEpoch, asGeneration } from '../../src/base/units.ts';
+import { asEpoch, asGeneration, PAGE_BYTES } from '../../src/base/units.ts';
 import type { GuestDescriptor } from '../../src/codec/guest-descriptor.ts';
 import type { Message } from '../../src/codec/messages.ts';
+import {
+  DEVICE_STATE_BLOCK_ID,
+  encodePageBatches,
+  type PageChange,
+} from '../../src/codec/page-batch.ts';
 
 export const GENERATION = asGeneration(7);
 
@@ -13,25 +18,41 @@ export const GUEST: GuestDescriptor = {
   profile: { workload: 'counter', seed: 1 },
 };
 
-/** A page batch of two pages: page 3 becomes zero, page 5 gets one run of two bytes. */
-export function samplePageBatch(): Uint8Array {
-  const batch = Buffer.alloc(16 + 16 + 4);
-  batch.writeUInt32LE(2, 0);
-  batch.writeUInt16LE(0, 4);
-  batch.writeBigUInt64LE(0x0123_4567_89ab_cdefn, 8);
-  batch.writeUInt32LE(3, 16);
-  batch.writeUInt32LE(5, 24);
-  batch.writeUInt16LE(4, 28);
-  batch.writeUInt8(2, 30);
-  batch.set([8, 2, 0xaa, 0xbb], 32);
+function pageWith(bytes: Readonly<Record<number, number>>): Uint8Array {
+  const page = new Uint8Array(PAGE_BYTES);
+  for (const [at, value] of Object.entries(bytes)) page[Number(at)] = value;
+  return page;
+}
+
+function onlyBatch(changes: readonly PageChange[], blockId: number): Uint8Array {
+  const [batch, more] = encodePageBatches(changes, { blockId, mode: 'delta' });
+  if (batch === undefined || more !== undefined) throw new Error('a sample is one batch');
   return batch;
 }
 
-function deviceBatch(): Uint8Array {
-  const batch = Buffer.alloc(16 + 8);
-  batch.writeUInt32LE(1, 0);
-  batch.writeUInt16LE(0xffff, 4);
-  return batch;
+const ZEROS = new Uint8Array(PAGE_BYTES);
+
+/**
+ * The page batch of the samples, against pages that held: 3 all ones, 5 and 6 zeros. Page 3 becomes
+ * zeros, page 5 gets two runs, page 6 many scattered bytes, which travel as a mask.
+ */
+export function samplePageBatch(): Uint8Array {
+  const scattered = Object.fromEntries(
+    Array.from({ length: 24 }, (_, index) => [index * 7, index + 1]),
+  );
+  return onlyBatch(
+    [
+      { pageIndex: 3, now: ZEROS, old: new Uint8Array(PAGE_BYTES).fill(0xff) },
+      { pageIndex: 5, now: pageWith({ 8: 0xaa, 9: 0xbb, 300: 0xcc }), old: ZEROS },
+      { pageIndex: 6, now: pageWith(scattered), old: ZEROS },
+    ],
+    0,
+  );
+}
+
+/** A device state of 3000 bytes, all zeros before, whose third byte has become 7. */
+function sampleDeviceState(): Uint8Array {
+  return onlyBatch([{ pageIndex: 0, now: pageWith({ 2: 7 }), old: ZEROS }], DEVICE_STATE_BLOCK_ID);
 }
 
 /** A sample of each kind; `satisfies` keeps the list complete. */
@@ -90,7 +111,7 @@ export const SAMPLES = {
     kind: 'deviceState',
     epoch: asEpoch(42),
     totalBytes: 3000,
-    batch: deviceBatch(),
+    batch: sampleDeviceState(),
   },
   outputMark: { kind: 'outputMark', epoch: asEpoch(42), framesSent: 1234, diskWrites: 3 },
   epochEnd: {
