@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
-import { WebSocket } from 'ws';
+import { WebSocket, WebSocketServer } from 'ws';
 import type { Link } from '../../src/links/link.ts';
 import { dialWs, linkEndKindOf, listenWs, type LinkListener } from '../../src/links/ws.ts';
 import { frameOf, linkContract, LinkProbe, present, type LinkFixture } from '../contracts/link.ts';
@@ -153,6 +153,26 @@ describe('listenWs', () => {
     backup.destroy();
     expect(await probe.end()).toMatchObject({ kind: 'reset' });
     expect(probe.frames).toEqual([]);
+  });
+});
+
+describe('a WebSocket link', () => {
+  it('takes a reset for what it is, and delivers what came before it', async () => {
+    const server = new WebSocketServer({ host: HOST, port: 0, perMessageDeflate: false });
+    await once(server, 'listening');
+    server.on('connection', (ws, request) => {
+      ws.send(Buffer.concat(frameOf(1, new Uint8Array(100))), () => {
+        // Once the other side has answered, it has read the frame too.
+        ws.once('message', () => request.socket.resetAndDestroy());
+      });
+    });
+    const link = await dialWs({ url: URL_OF((server.address() as AddressInfo).port) });
+    const probe = new LinkProbe(link);
+    await probe.framesCome(1);
+    link.send(frameOf(2, new Uint8Array(1)));
+    expect(await probe.end()).toMatchObject({ kind: 'reset' });
+    expect(probe.frames.map((frame) => frame.epoch)).toEqual([1]);
+    server.close();
   });
 });
 
