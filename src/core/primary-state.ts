@@ -3,7 +3,7 @@
  */
 import { unreachable } from '../base/assert.ts';
 import type { Epoch } from '../base/units.ts';
-import type { LinkId } from './primary-types.ts';
+import type { LinkId, PrimaryStateName } from './primary-types.ts';
 import type { Instance } from './register.ts';
 
 /** One connection of one backup node. */
@@ -71,4 +71,27 @@ export function linkOf(state: PrimaryState): BackupLink | null {
 /** True once the word may name a backup as partner: output then needs acknowledgement and promise. */
 export function mayBePaired(state: PrimaryState): boolean {
   return state.name === 'paired' || (state.name === 'syncing' && state.phase.kind === 'pairing');
+}
+
+/** Nothing changes any more: the right to run is lost, or the guest or the engine has ended. */
+export function isOver(state: PrimaryState): boolean {
+  return state.name === 'fenced' || state.name === 'stopped';
+}
+
+/** True when the next checkpoint should be taken as soon as it is due. */
+export function wantsCheckpoint(state: PrimaryState): boolean {
+  return state.name === 'paired' || (state.name === 'syncing' && state.phase.kind === 'settled');
+}
+
+/** Until when the backup must have answered what it was sent last, in milliseconds. */
+export function answerUntilMs(state: PrimaryState, overdueAtMs: number | null): number | null {
+  if (state.name === 'unprotected') return state.prospect?.untilMs ?? null;
+  if (state.name === 'syncing' && state.phase.kind === 'awaiting') return state.phase.untilMs;
+  return state.name === 'paired' ? overdueAtMs : null;
+}
+
+/** The state as people know it. */
+export function nameOf(state: PrimaryState, isBacklogged: boolean): PrimaryStateName {
+  if (state.name !== 'paired') return state.name;
+  return isBacklogged ? 'backlogged' : 'protected';
 }

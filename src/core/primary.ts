@@ -20,26 +20,28 @@
  * The meaning of events and effects is in `primary-types.ts`.
  */
 import { assert, unreachable } from '../base/assert.ts';
-import { asEpoch, type Epoch, NO_EPOCH, NO_GENERATION } from '../base/units.ts';
-import { EpochPacer } from './epoch-pacer.ts';
+import { type Epoch, NO_GENERATION } from '../base/units.ts';
+import { EpochFlow } from './epoch-flow.ts';
 import { Outbox } from './outbox.ts';
-import { OutputCommit, UNACKNOWLEDGED_EPOCHS_MAX } from './output-commit.ts';
 import type {
   LinkId,
   PrimaryEffect,
   PrimaryEvent,
   PrimaryOptions,
-  PrimaryStateName,
   PrimaryStatus,
 } from './primary-types.ts';
-import { HeldPromise } from './promise.ts';
+import { receive } from './reception.ts';
 import { type RegisterAnswer, RegisterClient, type RegisterOutcome } from './register-client.ts';
 import {
+  answerUntilMs,
   type BackupLink,
+  isOver,
   linkOf,
   mayBePaired,
+  nameOf,
   type PrimaryState,
   type SyncingState,
+  wantsCheckpoint,
 } from './primary-state.ts';
 import {
   describeWord,
@@ -50,23 +52,18 @@ import {
   solo,
   startAlone,
 } from './register.ts';
-import {
-  guestMismatch,
-  instanceReused,
-  notRunning,
-  onlyPartnerMayResume,
-  type Refusal,
-  secondBackup,
-} from './refusals.ts';
-import { type BackupHello, planImage, resumeFrom } from './resync.ts';
+import { instanceReused, onlyPartnerMayResume, type Refusal } from './refusals.ts';
+import { type BackupHello, type ImageFacts, planImage, resumeFrom } from './resync.ts';
+
+type EventOf<Kind extends PrimaryEvent['kind']> = Extract<PrimaryEvent, { kind: Kind }>;
 
 /** See the head of this file. One instance per guest and engine; `step` is the only way in. */
 export class Primary {
   readonly #options: PrimaryOptions;
   readonly #register: RegisterClient;
-  readonly #commit: OutputCommit;
-  readonly #held: HeldPromise;
-  readonly #pacer: EpochPacer;
+  readonly #flow: EpochFlow;
+  /** False when it is the backup's part to go on (--on-silence promote). */
+  readonly #mayGoSolo: boolean;
   readonly #outbox = new Outbox<PrimaryEffect>();
   #state: PrimaryState = { name: 'connecting' };
   #why = 'not started';
@@ -77,41 +74,33 @@ export class Primary {
   /** A link kept only to say goodbye on. */
   #farewellLinkId: LinkId | null = null;
   #lastImage: Instance | null = null;
-  #appliedEpoch: Epoch = NO_EPOCH;
-  #skippedCheckpoints = 0;
-  /** When the partner last acknowledged more, or began to be waited for. */
-  #progressAtMs = 0;
   #shutdownUntilMs: number | null = null;
   #nowMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: PrimaryOptions) {
     assert(isInstance(options.instance), `not an instance: ${options.instance}`);
     this.#options = options;
-    const { limits } = options;
-    this.#register = new RegisterClient({
-      answerMs: limits.registerAnswerMs,
-      retryMs: limits.registerRetryMs,
-    });
-    this.#commit = new OutputCommit(asEpoch(options.firstEpoch - 1));
-    this.#held = new HeldPromise(options.promiseMargin);
-    this.#pacer = new EpochPacer(options.intervalMs, options.watermarks);
+    const { registerAnswerMs: answerMs, registerRetryMs: retryMs } = options.limits;
+    this.#register = new RegisterClient({ answerMs, retryMs });
+    this.#flow = new EpochFlow(options);
+    this.#mayGoSolo = options.onSilence !== 'promote';
   }
 
   get status(): PrimaryStatus {
     return {
-      state: this.#stateName(),
+      state: nameOf(this.#state, this.#flow.pacer.isBacklogged),
       why: this.#why,
       isProtected: this.#state.name === 'paired' || this.#state.name === 'severed',
       word: this.#word,
       generation: this.#word?.generation ?? NO_GENERATION,
       partner: this.#word?.partner ?? null,
-      takenEpoch: this.#commit.takenEpoch,
-      acknowledgedEpoch: this.#commit.acknowledgedEpoch,
-      releasedEpoch: this.#commit.releasedEpoch,
-      appliedEpoch: this.#appliedEpoch,
-      intervalMs: this.#pacer.intervalMs,
-      effectiveIntervalMs: this.#pacer.effectiveIntervalMs,
-      skippedCheckpoints: this.#skippedCheckpoints,
+      takenEpoch: this.#flow.takenEpoch,
+      acknowledgedEpoch: this.#flow.acknowledgedEpoch,
+      releasedEpoch: this.#flow.releasedEpoch,
+      appliedEpoch: this.#flow.appliedEpoch,
+      intervalMs: this.#flow.pacer.intervalMs,
+      effectiveIntervalMs: this.#flow.pacer.effectiveIntervalMs,
+      skippedCheckpoints: this.#flow.skippedCount,
     };
   }
 
@@ -124,15 +113,15 @@ export class Primary {
     this.#nowMs = nowMs;
     this.#outbox.begin(event.kind === 'timer');
     this.#handle(event);
-    if (!this.#isOver()) this.#tick();
-    return this.#outbox.end(this.#isOver() ? [] : this.#deadlinesMs(), nowMs);
+    if (!isOver(this.#state)) this.#tick();
+    return this.#outbox.end(isOver(this.#state) ? [] : this.#deadlinesMs(), nowMs);
   }
 
   #handle(event: PrimaryEvent): void {
     switch (event.kind) {
       case 'start':
         this.#emit({ kind: 'holdOutput' });
-        this.#becomeConnecting('reading the register');
+        this.#reportNow('reading the register');
         this.#emit(...this.#register.read(this.#nowMs));
         return;
       case 'startPromoted':
@@ -164,18 +153,13 @@ export class Primary {
       case 'acknowledged':
         return this.#handleAcknowledged(event);
       case 'promised':
-        if (this.#held.raise(event.instance, event.sentAtMs, event.promiseMs)) this.#release();
+        if (this.#flow.promised(event)) this.#release();
         return;
       case 'applied':
-        if (
-          linkOf(this.#state)?.linkId === event.linkId &&
-          event.epoch <= this.#commit.takenEpoch
-        ) {
-          this.#appliedEpoch = event.epoch;
-        }
+        if (linkOf(this.#state)?.linkId === event.linkId) this.#flow.applied(event.epoch);
         return;
       case 'queueLevel':
-        if (this.#pacer.queueLevel(event.bytes)) this.#reportPace();
+        if (this.#flow.pacer.queueLevel(event.bytes)) this.#reportPace();
         return;
       case 'peerVerdict':
         if (event.verdict === 'dead') this.#handlePeerDead(event.why);
@@ -183,7 +167,7 @@ export class Primary {
       case 'guestLost':
         return this.#handleGuestLost(event.why);
       case 'setInterval':
-        return this.#pacer.setInterval(event.intervalMs);
+        return this.#flow.pacer.setInterval(event.intervalMs);
       case 'shutdown':
         this.#shutdownUntilMs ??= this.#nowMs + this.#options.limits.shutdownMs;
         return;
@@ -197,7 +181,7 @@ export class Primary {
   // ---- the register
 
   #handleRegisterAnswer(event: RegisterAnswer): void {
-    if (this.#isOver()) return;
+    if (isOver(this.#state)) return;
     const asked = this.#register.unsettled;
     const { outcome, requests } = this.#register.answer(event, this.#nowMs);
     this.#emit(...requests);
@@ -230,7 +214,7 @@ export class Primary {
       this.#emit(...this.#register.change(null, startAlone(instance), this.#nowMs));
     } else if (word.runner !== instance) {
       this.#becomeFenced(word);
-    } else if (word.partner !== null && !this.#mayGoSolo()) {
+    } else if (word.partner !== null && !this.#mayGoSolo) {
       this.#becomeSevered(word.partner, 'paired before the engine started again', true);
     } else {
       this.#emit(...this.#register.change(word, solo(word), this.#nowMs));
@@ -249,50 +233,29 @@ export class Primary {
     }
   }
 
-  #mayGoSolo(): boolean {
-    return this.#options.onSilence !== 'promote';
-  }
-
   // ---- backups that come and go
 
   #handleHello(hello: BackupHello): void {
-    if (!hello.descriptorMatches) {
-      return this.#refuse(hello.linkId, guestMismatch(hello.node));
-    }
-    switch (this.#state.name) {
-      case 'fenced':
-      case 'stopped':
-        return this.#refuse(hello.linkId, notRunning(this.#why));
-      case 'connecting':
-      case 'severed':
-        return this.#letWait(hello);
-      case 'unprotected':
-        if (this.#state.prospect === null) return this.#welcomeImage(hello);
-        break;
-      case 'syncing':
-      case 'paired':
-        break;
+    const { linkId, node } = hello;
+    const reception = receive(hello, this.#state, this.#waitingHello, this.#why);
+    switch (reception.kind) {
+      case 'refuse':
+        return this.#refuse(linkId, reception.refusal);
+      case 'welcome':
+        return this.#welcomeImage(hello);
+      case 'replace':
+        this.#dropAndLose(`${node} dialled again`, false);
+        return this.#handleHello(hello);
+      case 'wait':
+        if (reception.replaces !== null) {
+          const why = `${node} dialled again`;
+          this.#emit({ kind: 'dropLink', linkId: reception.replaces, why });
+        }
+        this.#waitingHello = hello;
+        return this.#advanceSevered();
       default:
-        return unreachable(this.#state, 'state');
+        return unreachable(reception, 'reception');
     }
-    const current = linkOf(this.#state);
-    assert(current !== null, 'somebody is in the way');
-    if (current.node !== hello.node)
-      return this.#refuse(hello.linkId, secondBackup(hello.node, current.node));
-    // The same node dials again: its old link is dead, whether or not we noticed.
-    this.#dropAndLose(`${hello.node} dialled again`, false);
-    this.#handleHello(hello);
-  }
-
-  #letWait(hello: BackupHello): void {
-    const waiting = this.#waitingHello;
-    if (waiting !== null && waiting.linkId !== hello.linkId) {
-      if (waiting.node !== hello.node)
-        return this.#refuse(hello.linkId, secondBackup(hello.node, waiting.node));
-      this.#emit({ kind: 'dropLink', linkId: waiting.linkId, why: `${hello.node} dialled again` });
-    }
-    this.#waitingHello = hello;
-    if (this.#state.name === 'severed') this.#advanceSevered();
   }
 
   #refuse(linkId: LinkId, refusal: Refusal): void {
@@ -328,7 +291,9 @@ export class Primary {
       this.#state = { name: 'unprotected', prospect: null };
       return;
     }
-    this.#becomeSyncing({ linkId, node: prospect.node }, instance);
+    const link = { linkId, node: prospect.node };
+    this.#state = { name: 'syncing', link, instance, phase: { kind: 'rounds', round: 0 } };
+    this.#reportNow(`giving ${instance} an image; unprotected until it is complete`);
     this.#emit({ kind: 'startSync', linkId, plan: prospect.plan });
   }
 
@@ -388,7 +353,7 @@ export class Primary {
       this.#emit({ kind: 'welcome', linkId, plan: 'resume', fromEpoch, generation });
       return this.#becomePaired({ linkId, node }, partner, `resumed from epoch ${fromEpoch}`);
     }
-    if (!this.#mayGoSolo()) {
+    if (!this.#mayGoSolo) {
       if (hello === null) return;
       this.#waitingHello = null;
       return this.#refuse(hello.linkId, onlyPartnerMayResume(partner));
@@ -400,12 +365,9 @@ export class Primary {
     }
   }
 
-  #imageFacts(): { lastImage: Instance | null; acknowledgedEpoch: Epoch; takenEpoch: Epoch } {
-    return {
-      lastImage: this.#lastImage,
-      acknowledgedEpoch: this.#commit.acknowledgedEpoch,
-      takenEpoch: this.#commit.takenEpoch,
-    };
+  #imageFacts(): ImageFacts {
+    const { acknowledgedEpoch, takenEpoch } = this.#flow;
+    return { lastImage: this.#lastImage, acknowledgedEpoch, takenEpoch };
   }
 
   // ---- epochs
@@ -428,8 +390,7 @@ export class Primary {
     const state = this.#state;
     const dueAtMs = this.#checkpointDueMs();
     if (dueAtMs === null || this.#nowMs < dueAtMs) return;
-    const epoch = asEpoch(this.#commit.takenEpoch + 1);
-    this.#pacer.asked(this.#nowMs);
+    const epoch = this.#flow.ask(this.#nowMs);
     if (state.name === 'paired') {
       this.#emit({ kind: 'takeCheckpoint', epoch, completesBase: false });
     } else {
@@ -441,10 +402,7 @@ export class Primary {
   }
 
   #handleTaken(epoch: Epoch, framesSent: number): void {
-    assert(this.#pacer.isCapturing, 'a checkpoint that was asked for');
-    this.#pacer.answered();
-    if (this.#commit.unacknowledgedCount === 0) this.#progressAtMs = this.#nowMs;
-    this.#commit.take(epoch, framesSent);
+    this.#flow.take(epoch, framesSent, this.#nowMs);
     const state = this.#state;
     if (state.name === 'syncing' && state.phase.kind === 'capturing') {
       const untilMs = this.#nowMs + this.#options.limits.acknowledgeMs;
@@ -458,15 +416,12 @@ export class Primary {
       });
     } else if (state.name === 'unprotected' || state.name === 'syncing') {
       // Asked for by a synchronisation that has since been given up.
-      this.#commit.abandon();
-      this.#emit({ kind: 'forgetEpochs', throughEpoch: epoch });
+      this.#emit(this.#flow.abandon());
     }
   }
 
   #handleSkipped(why: string): void {
-    assert(this.#pacer.isCapturing, 'a checkpoint that was asked for');
-    this.#pacer.answered();
-    this.#skippedCheckpoints += 1;
+    this.#flow.skip();
     if (this.#state.name === 'syncing' && this.#state.phase.kind === 'capturing') {
       this.#state = { ...this.#state, phase: { kind: 'settled' } };
       this.#emit({ kind: 'openOutput' });
@@ -474,65 +429,46 @@ export class Primary {
     this.#reportNow(`a checkpoint was skipped: ${why}`);
   }
 
-  #handleAcknowledged(event: Extract<PrimaryEvent, { kind: 'acknowledged' }>): void {
+  #handleAcknowledged(event: EventOf<'acknowledged'>): void {
     const state = this.#state;
-    if (linkOf(this.#state)?.linkId !== event.linkId) return;
-    if (event.epoch > this.#commit.takenEpoch) {
+    if (linkOf(state)?.linkId !== event.linkId) return;
+    if (event.epoch > this.#flow.takenEpoch) {
       return this.#dropAndLose(`it acknowledged epoch ${event.epoch}, which is not taken`, false);
     }
     if (state.name === 'syncing' && state.instance === event.instance) {
-      if (state.phase.kind === 'awaiting' && event.epoch === state.phase.epoch) {
-        return this.#askToPair(state, event.sentAtMs, event.promiseMs);
-      }
-      if (state.phase.kind !== 'pairing') return;
+      const { phase } = state;
+      if (phase.kind === 'awaiting' && phase.epoch === event.epoch) this.#askToPair(state, event);
+      if (phase.kind !== 'pairing') return;
     } else if (state.name !== 'paired' || state.partner !== event.instance) {
       return;
     }
-    const isMore = this.#commit.acknowledge(event.epoch);
-    const isLonger = this.#held.raise(event.instance, event.sentAtMs, event.promiseMs);
-    if (isMore) {
-      this.#progressAtMs = this.#nowMs;
-      this.#emit({ kind: 'forgetEpochs', throughEpoch: this.#commit.acknowledgedEpoch });
-    }
-    if (isMore || isLonger) this.#release();
+    this.#emit(...this.#flow.acknowledge(event, this.#nowMs));
   }
 
-  #askToPair(state: SyncingState, sentAtMs: number, promiseMs: number): void {
-    assert(this.#word !== null && !this.#register.isBusy, 'alone and settled');
-    const { instance } = state;
-    this.#commit.acknowledge(this.#commit.takenEpoch);
-    this.#lastImage = instance;
-    this.#held.listenTo(instance);
-    this.#held.raise(instance, sentAtMs, promiseMs);
+  #askToPair(state: SyncingState, event: EventOf<'acknowledged'>): void {
+    const word = this.#word;
+    assert(word !== null && !this.#register.isBusy, 'alone and settled');
+    this.#lastImage = state.instance;
     this.#state = { ...state, phase: { kind: 'pairing' } };
     // From asking on the word may name the backup, so even what was made before the boundary, and
     // is not yet written, waits for a promise.
-    this.#emit(
-      { kind: 'acceptPromisesFrom', instance },
-      { kind: 'holdOutput' },
-      ...this.#register.change(this.#word, pair(this.#word, instance), this.#nowMs),
-    );
+    this.#emit(this.#flow.begin(event), { kind: 'holdOutput' });
+    this.#emit(...this.#register.change(word, pair(word, state.instance), this.#nowMs));
     this.#release();
   }
 
-  /** Lets what is committed leave while the promise holds. */
   #release(): void {
-    if (!mayBePaired(this.#state) || this.#held.untilMs <= this.#nowMs) return;
-    this.#emit({
-      kind: 'releaseOutput',
-      throughEpoch: this.#commit.release(),
-      framesThrough: this.#commit.framesCommitted,
-      untilMs: this.#held.untilMs,
-    });
+    if (mayBePaired(this.#state)) this.#emit(...this.#flow.release(this.#nowMs));
   }
 
   // ---- the end
 
   #handleGuestLost(why: string): void {
-    if (this.#isOver()) return;
+    if (isOver(this.#state)) return;
     this.#emit({ kind: 'closeOutput' });
     this.#leave('guest-lost', why);
-    this.#becomeStopped(`the guest is gone: ${why}`);
+    this.#state = { name: 'stopped' };
+    this.#reportNow(`the guest is gone: ${why}`);
   }
 
   /**
@@ -543,7 +479,7 @@ export class Primary {
     if (this.#shutdownUntilMs === null || this.#state.name === 'stopped') return;
     const state = this.#state;
     const isPaired = mayBePaired(state) || state.name === 'severed';
-    if (isPaired && this.#mayGoSolo() && this.#nowMs < this.#shutdownUntilMs) {
+    if (isPaired && this.#mayGoSolo && this.#nowMs < this.#shutdownUntilMs) {
       // The link stays: it carries the goodbye once the register has answered.
       if (state.name !== 'paired') return;
       this.#farewellLinkId = state.link.linkId;
@@ -551,7 +487,8 @@ export class Primary {
     }
     const why = isPaired ? 'shut down while paired in the register' : 'shut down';
     this.#leave('shutdown', why);
-    this.#becomeStopped(why);
+    this.#state = { name: 'stopped' };
+    this.#reportNow(why);
     this.#emit({ kind: 'finish', why });
   }
 
@@ -563,25 +500,16 @@ export class Primary {
     if (waiting !== null) this.#emit({ kind: 'sayGoodbye', linkId: waiting.linkId, reason, text });
     this.#farewellLinkId = null;
     this.#waitingHello = null;
-    this.#held.listenTo(null);
-    this.#emit({ kind: 'acceptPromisesFrom', instance: null });
+    this.#emit(this.#flow.stopListening());
   }
 
   // ---- states
-
-  #becomeConnecting(why: string): void {
-    this.#state = { name: 'connecting' };
-    this.#reportNow(why);
-  }
 
   #becomeUnprotected(why: string): void {
     assert(this.#word?.runner === this.#options.instance, 'the register says that we run');
     assert(this.#word.partner === null && !this.#register.isBusy, 'alone, and certain of it');
     this.#state = { name: 'unprotected', prospect: null };
-    this.#held.listenTo(null);
-    this.#commit.abandon();
-    this.#emit({ kind: 'acceptPromisesFrom', instance: null }, { kind: 'openOutput' });
-    this.#emit({ kind: 'forgetEpochs', throughEpoch: this.#commit.takenEpoch });
+    this.#emit(this.#flow.stopListening(), { kind: 'openOutput' }, this.#flow.abandon());
     this.#reportNow(why);
     const hello = this.#waitingHello;
     if (hello === null || this.#shutdownUntilMs !== null) return;
@@ -589,17 +517,12 @@ export class Primary {
     this.#welcomeImage(hello);
   }
 
-  #becomeSyncing(link: BackupLink, instance: Instance): void {
-    this.#state = { name: 'syncing', link, instance, phase: { kind: 'rounds', round: 0 } };
-    this.#reportNow(`giving ${instance} an image; unprotected until it is complete`);
-  }
-
   #becomePaired(link: BackupLink, partner: Instance, why: string): void {
     assert(this.#word?.partner === partner, 'the register names the partner');
-    assert(this.#held.instance === partner, 'only its promises count');
+    assert(this.#flow.promiser === partner, 'only its promises count');
     const { generation } = this.#word;
     this.#state = { name: 'paired', link, partner };
-    this.#progressAtMs = this.#nowMs;
+    this.#flow.expect(this.#nowMs);
     this.#emit({ kind: 'announcePaired', linkId: link.linkId, generation, instance: partner });
     this.#reportNow(why);
     this.#release();
@@ -608,7 +531,7 @@ export class Primary {
   #becomeSevered(partner: Instance, why: string, isHopeless: boolean): void {
     const graceMs = isHopeless ? 0 : this.#options.limits.reconnectGraceMs;
     this.#state = { name: 'severed', partner, graceUntilMs: this.#nowMs + graceMs };
-    this.#reportNow(this.#mayGoSolo() ? why : `${why}; output stays held until ${partner} is back`);
+    this.#reportNow(this.#mayGoSolo ? why : `${why}; output stays held until ${partner} is back`);
   }
 
   #becomeFenced(word: RegisterWord | null): void {
@@ -622,11 +545,6 @@ export class Primary {
     this.#reportNow(why);
   }
 
-  #becomeStopped(why: string): void {
-    this.#state = { name: 'stopped' };
-    this.#reportNow(why);
-  }
-
   // ---- time
 
   #tick(): void {
@@ -634,7 +552,7 @@ export class Primary {
     const { outcome, requests } = this.#register.tick(this.#nowMs);
     this.#emit(...requests);
     if (outcome !== null) this.#handleOutcome(outcome, asked?.next ?? null);
-    const untilMs = this.#linkDeadlineMs();
+    const untilMs = answerUntilMs(this.#state, this.#flow.overdueAtMs);
     if (untilMs !== null && this.#nowMs >= untilMs) {
       this.#dropAndLose('the backup did not answer in time', false);
     }
@@ -643,62 +561,35 @@ export class Primary {
     this.#takeCheckpointWhenDue();
   }
 
-  /** When the backup must have answered what it was sent last. */
-  #linkDeadlineMs(): number | null {
-    const state = this.#state;
-    if (state.name === 'unprotected') return state.prospect?.untilMs ?? null;
-    if (state.name === 'syncing' && state.phase.kind === 'awaiting') return state.phase.untilMs;
-    if (state.name === 'paired' && this.#commit.unacknowledgedCount > 0) {
-      return this.#progressAtMs + this.#options.limits.acknowledgeMs;
-    }
-    return null;
-  }
-
   #checkpointDueMs(): number | null {
-    const state = this.#state;
-    const isWanted =
-      state.name === 'paired' || (state.name === 'syncing' && state.phase.kind === 'settled');
-    if (!isWanted || this.#shutdownUntilMs !== null) return null;
-    if (this.#commit.unacknowledgedCount >= UNACKNOWLEDGED_EPOCHS_MAX) return null;
-    return this.#pacer.dueAtMs;
+    const isWanted = wantsCheckpoint(this.#state) && this.#shutdownUntilMs === null;
+    return isWanted ? this.#flow.dueAtMs : null;
   }
 
   #deadlinesMs(): (number | null)[] {
     const state = this.#state;
-    const mayAskSolo = state.name === 'severed' && this.#mayGoSolo() && !this.#register.isBusy;
+    const mayAskSolo = state.name === 'severed' && this.#mayGoSolo && !this.#register.isBusy;
     return [
       this.#register.deadlineMs,
-      this.#linkDeadlineMs(),
+      answerUntilMs(this.#state, this.#flow.overdueAtMs),
       this.#checkpointDueMs(),
       this.#shutdownUntilMs,
       mayAskSolo ? state.graceUntilMs : null,
     ];
   }
 
-  #isOver(): boolean {
-    return this.#state.name === 'fenced' || this.#state.name === 'stopped';
-  }
-
   // ---- telling
-
-  #stateName(): PrimaryStateName {
-    if (this.#state.name !== 'paired') return this.#state.name;
-    return this.#pacer.isBacklogged ? 'backlogged' : 'protected';
-  }
 
   #reportPace(): void {
     if (this.#state.name !== 'paired') return;
-    const { effectiveIntervalMs } = this.#pacer;
-    this.#reportNow(
-      this.#pacer.isBacklogged
-        ? `the queue is above its high watermark; an epoch lasts ${effectiveIntervalMs} ms`
-        : 'the queue is below its low watermark again',
-    );
+    const { isBacklogged, effectiveIntervalMs } = this.#flow.pacer;
+    const mark = isBacklogged ? 'above its high' : 'below its low';
+    this.#reportNow(`the queue is ${mark} watermark; an epoch lasts ${effectiveIntervalMs} ms`);
   }
 
   #reportNow(why: string): void {
     this.#why = why;
-    this.#emit({ kind: 'report', state: this.#stateName(), why });
+    this.#emit({ kind: 'report', state: nameOf(this.#state, this.#flow.pacer.isBacklogged), why });
   }
 
   #emit(...effects: readonly PrimaryEffect[]): void {

@@ -1,0 +1,148 @@
+/**
+ * The stream of epochs from one primary: when the next is due, what of it is acknowledged, and
+ * what its output may therefore do. Joins the books of `output-commit.ts`, the promises of
+ * `promise.ts` and the pace of `epoch-pacer.ts`, and turns them into effects.
+ *
+ * It does not know states: whether anything may be released, or a checkpoint taken, at all is the
+ * primary's business.
+ */
+import { assert } from '../base/assert.ts';
+import { asEpoch, type Epoch, NO_EPOCH } from '../base/units.ts';
+import { EpochPacer } from './epoch-pacer.ts';
+import { OutputCommit, UNACKNOWLEDGED_EPOCHS_MAX } from './output-commit.ts';
+import type { PrimaryEffect, PrimaryEvent, PrimaryOptions } from './primary-types.ts';
+import { HeldPromise } from './promise.ts';
+import type { Instance } from './register.ts';
+
+type Acknowledgement = Extract<PrimaryEvent, { kind: 'acknowledged' }>;
+type Promised = Extract<PrimaryEvent, { kind: 'promised' }>;
+
+export class EpochFlow {
+  readonly pacer: EpochPacer;
+  readonly #commit: OutputCommit;
+  readonly #held: HeldPromise;
+  readonly #acknowledgeMs: number;
+  #appliedEpoch: Epoch = NO_EPOCH;
+  #skippedCount = 0;
+  /** When the partner last acknowledged more, or began to be waited for. */
+  #progressAtMs = 0;
+
+  constructor(options: PrimaryOptions) {
+    this.pacer = new EpochPacer(options.intervalMs, options.watermarks);
+    this.#commit = new OutputCommit(asEpoch(options.firstEpoch - 1));
+    this.#held = new HeldPromise(options.promiseMargin);
+    this.#acknowledgeMs = options.limits.acknowledgeMs;
+  }
+
+  get takenEpoch(): Epoch {
+    return this.#commit.takenEpoch;
+  }
+
+  get acknowledgedEpoch(): Epoch {
+    return this.#commit.acknowledgedEpoch;
+  }
+
+  get releasedEpoch(): Epoch {
+    return this.#commit.releasedEpoch;
+  }
+
+  get appliedEpoch(): Epoch {
+    return this.#appliedEpoch;
+  }
+
+  get skippedCount(): number {
+    return this.#skippedCount;
+  }
+
+  /** The instance whose promises count. */
+  get promiser(): Instance | null {
+    return this.#held.instance;
+  }
+
+  /** When a next checkpoint may be taken, in milliseconds; null while none may. */
+  get dueAtMs(): number | null {
+    if (this.#commit.unacknowledgedCount >= UNACKNOWLEDGED_EPOCHS_MAX) return null;
+    return this.pacer.dueAtMs;
+  }
+
+  /** When the partner will have been silent too long about what it was sent; null: owes nothing. */
+  get overdueAtMs(): number | null {
+    if (this.#commit.unacknowledgedCount === 0) return null;
+    return this.#progressAtMs + this.#acknowledgeMs;
+  }
+
+  /** A checkpoint is asked for; the number it will have. */
+  ask(nowMs: number): Epoch {
+    this.pacer.asked(nowMs);
+    return asEpoch(this.#commit.takenEpoch + 1);
+  }
+
+  take(epoch: Epoch, framesSent: number, nowMs: number): void {
+    assert(this.pacer.isCapturing, 'a checkpoint that was asked for');
+    this.pacer.answered();
+    if (this.#commit.unacknowledgedCount === 0) this.#progressAtMs = nowMs;
+    this.#commit.take(epoch, framesSent);
+  }
+
+  skip(): void {
+    assert(this.pacer.isCapturing, 'a checkpoint that was asked for');
+    this.pacer.answered();
+    this.#skippedCount += 1;
+  }
+
+  /** The whole image is acknowledged: from now on this instance's promises are what counts. */
+  begin(first: Acknowledgement): PrimaryEffect {
+    this.#commit.acknowledge(first.epoch);
+    this.#held.listenTo(first.instance);
+    this.#held.raise(first.instance, first.sentAtMs, first.promiseMs);
+    return { kind: 'acceptPromisesFrom', instance: first.instance };
+  }
+
+  /** The partner begins, or begins again, to be waited for. */
+  expect(nowMs: number): void {
+    this.#progressAtMs = nowMs;
+  }
+
+  acknowledge(event: Acknowledgement, nowMs: number): PrimaryEffect[] {
+    const isMore = this.#commit.acknowledge(event.epoch);
+    const isLonger = this.#held.raise(event.instance, event.sentAtMs, event.promiseMs);
+    if (!isMore) return isLonger ? this.release(nowMs) : [];
+    this.#progressAtMs = nowMs;
+    const throughEpoch = this.#commit.acknowledgedEpoch;
+    return [{ kind: 'forgetEpochs', throughEpoch }, ...this.release(nowMs)];
+  }
+
+  /** Counts a promise that came with a heartbeat; true when it reaches further. */
+  promised({ instance, sentAtMs, promiseMs }: Promised): boolean {
+    return this.#held.raise(instance, sentAtMs, promiseMs);
+  }
+
+  applied(epoch: Epoch): void {
+    if (epoch <= this.#commit.takenEpoch) this.#appliedEpoch = epoch;
+  }
+
+  /** Lets what is committed leave while the promise holds. */
+  release(nowMs: number): PrimaryEffect[] {
+    if (this.#held.untilMs <= nowMs) return [];
+    return [
+      {
+        kind: 'releaseOutput',
+        throughEpoch: this.#commit.release(),
+        framesThrough: this.#commit.framesCommitted,
+        untilMs: this.#held.untilMs,
+      },
+    ];
+  }
+
+  /** Nobody's promises count from now on. */
+  stopListening(): PrimaryEffect {
+    this.#held.listenTo(null);
+    return { kind: 'acceptPromisesFrom', instance: null };
+  }
+
+  /** The guest goes on unprotected: no epoch taken so far is waited for, or sent again. */
+  abandon(): PrimaryEffect {
+    this.#commit.abandon();
+    return { kind: 'forgetEpochs', throughEpoch: this.#commit.takenEpoch };
+  }
+}
