@@ -31,6 +31,8 @@ export interface FailureDetectorOptions {
   readonly stretchMsMax?: number;
   /** Lateness up to this is what timers are like, and not a sign of ill health. */
   readonly latenessSlackMs?: number;
+  /** Tolerated on top of all before the first heartbeat: the peer's thread is still starting. */
+  readonly startGraceMs?: number;
   /** After this long half of a stretch has faded. */
   readonly stretchHalfLifeMs?: number;
 }
@@ -50,6 +52,7 @@ export const DETECTOR_DEFAULTS = {
   windowCount: 256,
   stretchMsMax: 250,
   latenessSlackMs: 2,
+  startGraceMs: 2000,
   stretchHalfLifeMs: 1000,
 } as const;
 
@@ -63,6 +66,7 @@ export class FailureDetector {
   readonly #stretchMsMax: number;
   readonly #latenessSlackMs: number;
   readonly #stretchHalfLifeMs: number;
+  readonly #startGraceMs: number;
   readonly #window: Float64Array;
   #windowCount = 0;
   #windowNext = 0;
@@ -82,6 +86,7 @@ export class FailureDetector {
     this.#stretchMsMax = options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax;
     this.#latenessSlackMs = options.latenessSlackMs ?? DETECTOR_DEFAULTS.latenessSlackMs;
     this.#stretchHalfLifeMs = options.stretchHalfLifeMs ?? DETECTOR_DEFAULTS.stretchHalfLifeMs;
+    this.#startGraceMs = options.startGraceMs ?? DETECTOR_DEFAULTS.startGraceMs;
     this.#window = new Float64Array(options.windowCount ?? DETECTOR_DEFAULTS.windowCount);
     assert(this.#deviationMsMin > 0, 'the deviation needs a floor above zero');
     assert(this.#acceptablePauseMs >= 0, 'the acceptable pause cannot be negative');
@@ -134,7 +139,8 @@ export class FailureDetector {
     const silentMs = elapsedMs - discountedMs;
     const stretchMs = this.#stretchAt(nowMs);
     const { meanMs, deviationMs } = this.#statistics();
-    const toleratedMs = meanMs + this.#acceptablePauseMs + stretchMs;
+    const graceMs = this.#lastHeartbeatMs === null ? this.#startGraceMs : 0;
+    const toleratedMs = meanMs + this.#acceptablePauseMs + stretchMs + graceMs;
     return {
       phi: phiOf((silentMs - toleratedMs) / deviationMs),
       silentMs,

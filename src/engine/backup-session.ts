@@ -66,6 +66,8 @@ export class BackupSession {
   readonly #words = new PromiseWords();
   #heartbeat: Heartbeat | null = null;
   #watched: Endpoint | null = null;
+  /** Settles when no start or stop of heartbeats is under way; never rejects. */
+  #watching: Promise<void> = Promise.resolve();
   /** In whose name promises are made. */
   #promiser: Instance | null = null;
   #link: { readonly id: number; readonly link: Link } | null = null;
@@ -191,18 +193,31 @@ export class BackupSession {
     this.#step({ kind: 'verdict', verdict: dead ? 'dead' : 'alive', why: verdict.why });
   }
 
-  /** Heartbeats with whoever welcomed us; the promises made to the last one still stand. */
-  async #watch(endpoint: Endpoint): Promise<void> {
-    const { config } = this.#options.parts;
-    const old = this.#heartbeat;
-    const same = this.#watched?.host === endpoint.host && this.#watched.port === endpoint.port;
-    if (old !== null && same) {
-      old.noteLink('open', 'open');
+  /**
+   * Heartbeats with whoever welcomed us; the promises made to the last one still stand. One start
+   * at a time: a thread takes longer to come up than a link to break and be welcomed again.
+   */
+  #watch(endpoint: Endpoint): void {
+    if (this.#watched?.host === endpoint.host && this.#watched.port === endpoint.port) {
+      this.#heartbeat?.noteLink('open', 'open');
       return;
     }
-    this.#heartbeat = null;
     this.#watched = endpoint;
+    this.#watching = this.#watching
+      .then(() => this.#startWatching(endpoint))
+      .catch((error: unknown) => {
+        // The next welcome tries again.
+        this.#watched = null;
+        this.#log.error({ error: toRomulusError(error).toJSON() }, 'no heartbeats');
+      });
+  }
+
+  async #startWatching(endpoint: Endpoint): Promise<void> {
+    const { config } = this.#options.parts;
+    const old = this.#heartbeat;
+    this.#heartbeat = null;
     await old?.stop();
+    if (this.#ended || this.#watched !== endpoint) return;
     const heartbeat = await startHeartbeat({
       role: 'backup',
       endpoint,
@@ -212,9 +227,11 @@ export class BackupSession {
       tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
       onVerdict: (verdict) => this.#onVerdict(verdict),
       onSignal: (signal) => this.#log.debug({ signal: signal.source }, signal.text),
-      onFailed: (error) => this.#log.fatal({ error: error.toJSON() }, 'heartbeats ended'),
+      onFailed: (error) => {
+        this.#watched = null;
+        this.#log.fatal({ error: error.toJSON() }, 'heartbeats ended');
+      },
     });
-    if (this.#ended) return await heartbeat.stop();
     this.#heartbeat = heartbeat;
     heartbeat.setInstance(this.#promiser);
     heartbeat.setGeneration(this.#generation);
@@ -388,9 +405,7 @@ export class BackupSession {
       host: linkHost.host,
       port: message.heartbeatPort,
     };
-    this.#watch(heartbeat).catch((error: unknown) => {
-      this.#log.fatal({ error: toRomulusError(error).toJSON() }, 'no heartbeats');
-    });
+    this.#watch(heartbeat);
     this.#step({
       kind: 'welcome',
       linkId,
@@ -556,6 +571,7 @@ export class BackupSession {
 
   /** Ends the threads and, unless it was promoted, the waiting machine. */
   async close(): Promise<void> {
+    await this.#watching;
     await this.#heartbeat?.stop();
     await this.#apply.close();
     if (this.#guest === null) await this.#standby?.discard();

@@ -43,6 +43,15 @@ describe('FailureDetector', () => {
     expect(silentMs).toBeLessThan(90);
   });
 
+  it('gives a peer that was heard only on the link time to start its heartbeats', () => {
+    const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+    detector.sign(1000);
+    expect(detector.suspicion(2500).phi).toBeLessThan(0.1);
+    expect(detector.suspicion(3200).phi).toBeGreaterThan(8);
+    detector.heard(1500);
+    expect(silenceUntilPhi(detector, 1500, 8)).toBeLessThan(90);
+  });
+
   it('judges by the agreed interval while it has no past', () => {
     const { detector, atMs } = regular(1);
     expect(silenceUntilPhi(detector, atMs, 8)).toBeLessThan(90);
