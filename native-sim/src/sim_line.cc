@@ -14,6 +14,7 @@ void Line::Attach(Fd socket) {
 
 void Line::Detach() {
   socket_.Reset();
+  broken_ = false;
   buffer_.clear();
   sent_ = 0;
   frames_ = 0;
@@ -31,7 +32,7 @@ void Line::Append(uint32_t length, const uint8_t* prefix, size_t prefix_bytes, c
   frames_++;
 }
 
-bool Line::Flush(uint64_t now_ns) {
+void Line::Flush(uint64_t now_ns) {
   while (buffered() > 0) {
     const ssize_t sent = send(socket_.get(), buffer_.data() + sent_, buffered(),
                               MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -48,14 +49,14 @@ bool Line::Flush(uint64_t now_ns) {
         buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(sent_));
         sent_ = 0;
       }
-      return true;
+      return;
     }
-    Detach();
-    return false;
+    broken_ = true;
+    blocked_since_ns_ = 0;
+    break;
   }
   buffer_.clear();
   sent_ = 0;
-  return true;
 }
 
 }  // namespace romulus::sim

@@ -4,7 +4,9 @@
 // Nothing here blocks. What the socket does not take stays in a buffer; the machine stops stepping
 // while the buffer is above its bound and the line is given up when no byte left for
 // kLineStallNsMax, so a stuck reader costs the machine that long at most.
-// Threads: none; the machine's lock protects it.
+// Threads: the machine's lock protects it, but for fd(), which the I/O thread, the only one to open
+// and close sockets, reads freely: a descriptor closed elsewhere could be another's by the time it
+// is polled.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +26,9 @@ class Line {
   void Attach(Fd socket);
   void Detach();
 
-  bool attached() const { return socket_.valid(); }
+  bool attached() const { return socket_.valid() && !broken_; }
+  // Nobody is at the other end any more: to be detached.
+  bool broken() const { return broken_; }
   int fd() const { return socket_.get(); }
   // Frames put into this socket (or its buffer) since it was connected.
   uint64_t frames() const { return frames_; }
@@ -37,11 +41,12 @@ class Line {
   // affair. Dropped when nobody is attached.
   void Append(uint32_t length, const uint8_t* prefix, size_t prefix_bytes, const uint8_t* data,
               size_t data_bytes);
-  // Writes what the socket takes now. False when the line broke and was detached.
-  bool Flush(uint64_t now_ns);
+  // Writes what the socket takes now.
+  void Flush(uint64_t now_ns);
 
  private:
   Fd socket_;
+  bool broken_ = false;
   std::vector<uint8_t> buffer_;
   size_t sent_ = 0;  // bytes of buffer_ already written
   uint64_t frames_ = 0;

@@ -225,6 +225,7 @@ int Machine::PumpLines(bool& net_waits, bool& disk_waits) {
   const uint64_t now_ns = MonotonicNs();
   int again_ms = -1;
   for (Line* line : {&net_, &disk_line_}) {
+    if (line->broken()) line->Detach();
     if (line->blocked_since_ns() == 0) continue;
     const uint64_t waited_ns = now_ns - line->blocked_since_ns();
     // A reader that is merely slow is let be: only what holds the machine up is given up.

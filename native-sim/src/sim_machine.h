@@ -80,7 +80,7 @@ class Machine : private Outputs {
   explicit Machine(const MachineSettings& settings);
   ~Machine() override;
 
-  // Called (in either thread) when a line begins to wait for its socket: PumpLines is due.
+  // Called (in either thread) when a line begins to wait for its socket or broke: PumpLines is due.
   void set_on_blocked(std::function<void()> on_blocked) { on_blocked_ = std::move(on_blocked); }
   // An incoming machine: nothing runs before a state was loaded. Before Start.
   void AwaitState() { awaiting_state_ = true; }

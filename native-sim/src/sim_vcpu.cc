@@ -39,7 +39,8 @@ void Machine::FlushLines() {
   const uint64_t now_ns = MonotonicNs();
   net_.Flush(now_ns);
   disk_line_.Flush(now_ns);
-  if (net_.buffered() + disk_line_.buffered() > 0 && !pump_asked_ && on_blocked_) {
+  const bool waits = net_.buffered() + disk_line_.buffered() > 0;
+  if ((waits || net_.broken() || disk_line_.broken()) && !pump_asked_ && on_blocked_) {
     pump_asked_ = true;
     on_blocked_();
   }

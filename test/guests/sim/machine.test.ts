@@ -134,11 +134,14 @@ describe('stop and continue', () => {
     const [, frames, writes] =
       /^frames=(\d+) diskwrites=(\d+)/.exec(await control.command('stop')) ?? [];
     await until('all that was counted came', () => port.frames.length >= Number(frames));
+    const written = Number(writes) * (4 + 8 + 4096);
+    await until('all writes came', () => Buffer.concat(diskBytes).length >= written);
+    // And no more than was counted.
     await sleep(20);
     expect(port.frames).toHaveLength(Number(frames));
     expect(port.frames[0]?.kind).toBe('line-open');
     const received = Buffer.concat(diskBytes);
-    expect(received.length).toBe(Number(writes) * (4 + 8 + 4096));
+    expect(received.length).toBe(written);
     // What came last is what the disk holds.
     const info = await infoOf(control);
     const last = received.subarray(received.length - 4108);
