@@ -21,13 +21,13 @@ class Machine::Boundary {
   }
   ~Boundary() {
     machine_.lock_.unlock();
-    machine_.wake_.notify_one();
+    machine_.wake_.NotifyOne();
   }
   Boundary(const Boundary&) = delete;
   Boundary& operator=(const Boundary&) = delete;
 
  private:
-  static constexpr int kSpins = 2000;
+  static constexpr int kSpins = 200;
   Machine& machine_;
 };
 

@@ -9,12 +9,10 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -23,6 +21,7 @@
 #include "mapped_memory.h"
 #include "mprotect_tracker.h"
 #include "sim_line.h"
+#include "sim_lock.h"
 #include "sim_program.h"
 #include "sim_ring.h"
 
@@ -155,8 +154,8 @@ class Machine : private Outputs {
   Program program_;
   std::function<void()> on_blocked_;
 
-  std::mutex lock_;
-  std::condition_variable wake_;
+  Lock lock_;
+  Condition wake_;
   std::atomic<int> boundary_wanted_{0};
   std::thread vcpu_;
 

@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "failure.h"
+#include "priority.h"
 #include "sim_control.h"
 
 namespace romulus::sim {
@@ -156,6 +157,9 @@ void Server::AddTracker(Fd socket) {
 }
 
 void Server::Run() {
+  // Everything here is short, and somebody waits for a stop: its answer must not queue behind the
+  // vCPU, which never sleeps at an unlimited rate, nor behind the host's other work.
+  const Urgent urgent;
   std::vector<pollfd> polled;
   while (!quit_) {
     bool net_waits = false;

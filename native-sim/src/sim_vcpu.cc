@@ -4,7 +4,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <chrono>
+#include <mutex>
 
 #include "sim_boundary.h"
 #include "sim_machine.h"
@@ -175,7 +175,7 @@ uint64_t Machine::RunSlice(uint64_t now_ns) {
 void Machine::RunVcpu() {
   // The default slack of 50 us would show in every pacing sleep.
   prctl(PR_SET_TIMERSLACK, 1000);
-  std::unique_lock<std::mutex> lock(lock_);
+  std::unique_lock<Lock> lock(lock_);
   while (!quitting_) {
     const uint64_t next_ns = RunSlice(MonotonicNs());
     if (boundary_wanted_.load() != 0) {
@@ -187,10 +187,9 @@ void Machine::RunVcpu() {
     }
     if (next_ns == 0) continue;
     if (next_ns == UINT64_MAX) {
-      wake_.wait(lock);
+      wake_.Wait(lock_);
     } else {
-      wake_.wait_until(lock, std::chrono::steady_clock::time_point(
-                                 std::chrono::nanoseconds(next_ns)));
+      wake_.WaitUntil(lock_, next_ns);
     }
   }
 }
