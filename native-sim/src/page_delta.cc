@@ -2,6 +2,7 @@
 // any thread's environment; every buffer is used only during the call.
 #include "page_delta.h"
 
+#include <cstring>
 #include <string>
 
 #include "areas.h"
@@ -113,6 +114,22 @@ Napi::Value ClassicRuns(const Napi::CallbackInfo& info) {
   });
 }
 
+// A plain copy page by page, the floor that the bench compares with.
+Napi::Value CopyPages(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const Bytes from = BytesArgument(info[0], "the source");
+    const Bytes to = BytesArgument(info[1], "the target");
+    if (from.size != to.size || from.size % kPageBytes != 0) {
+      throw Failure("ERR_USAGE_PAGE_BYTES", "source and target differ in size",
+                    "Pass two equally long arrays of whole pages.");
+    }
+    for (size_t at = 0; at < from.size; at += kPageBytes) {
+      std::memcpy(to.data + at, from.data + at, kPageBytes);
+    }
+    return info.Env().Undefined();
+  });
+}
+
 }  // namespace
 
 void InitPageDelta(Napi::Env env, Napi::Object exports) {
@@ -121,6 +138,7 @@ void InitPageDelta(Napi::Env env, Napi::Object exports) {
   exports.Set("pageCrc32c", Napi::Function::New(env, Crc));
   exports.Set("pageApplyToBuffer", Napi::Function::New(env, ApplyToBuffer));
   exports.Set("pageClassicRunsBytes", Napi::Function::New(env, ClassicRuns));
+  exports.Set("pageCopy", Napi::Function::New(env, CopyPages));
 }
 
 }  // namespace romulus

@@ -20,6 +20,7 @@ interface PageDeltaNative {
     level?: SimdLevel,
   ): number;
   pageClassicRunsBytes(now: Uint8Array, old: Uint8Array): number;
+  pageCopy(source: Uint8Array, target: Uint8Array): void;
 }
 
 /** What applying a batch did. */
@@ -70,4 +71,9 @@ export function applyPages(
  */
 export function classicRunsBytes(now: Uint8Array, old: Uint8Array): number {
   return callNative(() => loadNative<PageDeltaNative>().pageClassicRunsBytes(now, old));
+}
+
+/** A plain copy of equally many pages, one by one: the bench's other yardstick. */
+export function copyPages(source: Uint8Array, target: Uint8Array): void {
+  callNative(() => loadNative<PageDeltaNative>().pageCopy(source, target));
 }
