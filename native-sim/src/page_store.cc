@@ -21,12 +21,33 @@ namespace {
 constexpr napi_type_tag kBaselineTag = {0x524f4d554c555342ULL, 0x4153454c494e4531ULL};
 // A baseline's page table must stay addressable: as MappedMemory's bound, 16 TiB of pages.
 constexpr uint64_t kBaselinePagesMax = uint64_t{1} << 32;
+// Buffers kept for later batches, and the size from which keeping one is worth it.
+constexpr size_t kSparesMax = 32;
+constexpr size_t kSpareBytesLeast = size_t{64} << 10;
 
 // What the handle points to; collected with it. close() empties it.
 struct BaselineHolder {
   std::unique_ptr<PageBaseline> baseline;
-  // A batch buffer that was not handed out, for the next call.
-  Napi::Reference<Napi::Buffer<uint8_t>> spare;
+  // Buffers for batches to come: not handed out, or given back. Fresh ones cost a page fault for each
+  // 4 KiB, which is more than encoding into them.
+  std::vector<Napi::Reference<Napi::ArrayBuffer>> spares;
+
+  void Keep(Napi::ArrayBuffer buffer) {
+    if (buffer.ByteLength() < kSpareBytesLeast || spares.size() >= kSparesMax) return;
+    spares.push_back(Napi::Persistent(buffer));
+  }
+
+  // Empty when none is large enough.
+  Napi::ArrayBuffer TakeSpare(size_t bytes) {
+    for (auto& spare : spares) {
+      Napi::ArrayBuffer buffer = spare.Value();
+      if (buffer.ByteLength() < bytes) continue;
+      spare = std::move(spares.back());
+      spares.pop_back();
+      return buffer;
+    }
+    return {};
+  }
 };
 
 BaselineHolder& HolderOf(const Napi::Value& value) {
@@ -51,27 +72,27 @@ BaselineHolder& OpenHolderOf(const Napi::Value& value) {
 // transferred to another thread.
 class BufferSink final : public BatchSink {
  public:
-  BufferSink(Napi::Env env, BaselineHolder& holder) : env_(env), holder_(holder) {
-    if (!holder_.spare.IsEmpty()) buffer_ = holder_.spare.Value();
-    batches_ = Napi::Array::New(env);
-    crcs_ = Napi::Array::New(env);
-  }
+  BufferSink(Napi::Env env, BaselineHolder& holder)
+      : env_(env),
+        holder_(holder),
+        batches_(Napi::Array::New(env)),
+        crcs_(Napi::Array::New(env)) {}
 
   uint8_t* Buffer(size_t bytes) override {
-    if (buffer_.IsEmpty() || buffer_.Length() < bytes) {
-      buffer_ = Napi::Buffer<uint8_t>::New(env_, bytes);
-    }
-    return buffer_.Data();
+    if (buffer_.IsEmpty() || buffer_.ByteLength() < bytes) buffer_ = holder_.TakeSpare(bytes);
+    // A Buffer of its own size is the one kind of array buffer that is not cleared first.
+    if (buffer_.IsEmpty()) buffer_ = Napi::Buffer<uint8_t>::New(env_, bytes).ArrayBuffer();
+    return static_cast<uint8_t*>(buffer_.Data());
   }
 
   void Take(const BatchEncoder::Finished& batch) override {
     Napi::Value bytes;
-    if (batch.bytes * 2 > buffer_.Length()) {
-      bytes = Napi::Uint8Array::New(env_, batch.bytes, buffer_.ArrayBuffer(),
-                                    buffer_.ByteOffset() + batch.offset);
-      buffer_ = Napi::Buffer<uint8_t>();
+    if (batch.bytes * 2 > buffer_.ByteLength()) {
+      bytes = Napi::Uint8Array::New(env_, batch.bytes, buffer_, batch.offset);
+      buffer_ = Napi::ArrayBuffer();
     } else {
-      bytes = Napi::Buffer<uint8_t>::Copy(env_, buffer_.Data() + batch.offset, batch.bytes);
+      bytes = Napi::Buffer<uint8_t>::Copy(
+          env_, static_cast<uint8_t*>(buffer_.Data()) + batch.offset, batch.bytes);
     }
     batches_.Set(count_, bytes);
     crcs_.Set(count_, Napi::Number::New(env_, batch.crc));
@@ -79,8 +100,7 @@ class BufferSink final : public BatchSink {
   }
 
   Napi::Object Result(const EncodeCounts& counts) {
-    holder_.spare.Reset();
-    if (!buffer_.IsEmpty()) holder_.spare = Napi::Persistent(buffer_);
+    if (!buffer_.IsEmpty()) holder_.Keep(buffer_);
     auto result = Napi::Object::New(env_);
     const auto set = [&](const char* name, uint64_t value) {
       result.Set(name, Napi::Number::New(env_, static_cast<double>(value)));
@@ -101,7 +121,7 @@ class BufferSink final : public BatchSink {
  private:
   Napi::Env env_;
   BaselineHolder& holder_;
-  Napi::Buffer<uint8_t> buffer_;
+  Napi::ArrayBuffer buffer_;
   Napi::Array batches_;
   Napi::Array crcs_;
   uint32_t count_ = 0;
@@ -220,6 +240,17 @@ Napi::Value DigestOfBaseline(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value Recycle(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    if (!info[1].IsArrayBuffer()) {
+      throw Failure("ERR_USAGE_BYTES", "this is not the buffer of a batch",
+                    "Pass `batch.buffer`.");
+    }
+    OpenHolderOf(info[0]).Keep(info[1].As<Napi::ArrayBuffer>());
+    return info.Env().Undefined();
+  });
+}
+
 Napi::Value Reset(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     OpenHolderOf(info[0]).baseline->Reset();
@@ -231,7 +262,7 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     BaselineHolder& holder = HolderOf(info[0]);
     holder.baseline.reset();
-    holder.spare.Reset();
+    holder.spares.clear();
     return info.Env().Undefined();
   });
 }
@@ -286,6 +317,7 @@ void InitPageStore(Napi::Env env, Napi::Object exports) {
   exports.Set("baselineEncodeChangedSince", Napi::Function::New(env, EncodeChangedSince));
   exports.Set("baselineCountChangedSince", Napi::Function::New(env, CountChangedSince));
   exports.Set("baselineDigest", Napi::Function::New(env, DigestOfBaseline));
+  exports.Set("baselineRecycle", Napi::Function::New(env, Recycle));
   exports.Set("baselineReset", Napi::Function::New(env, Reset));
   exports.Set("baselineClose", Napi::Function::New(env, Close));
   exports.Set("imageApply", Napi::Function::New(env, ApplyToMemory));

@@ -111,6 +111,7 @@ interface PageStoreNative {
     pageCount: number,
     level?: SimdLevel,
   ): bigint;
+  baselineRecycle(handle: BaselineHandle, buffer: ArrayBuffer): void;
   baselineReset(handle: BaselineHandle): void;
   baselineClose(handle: BaselineHandle): void;
   imageApply(memory: MemoryHandle, batch: Uint8Array, blockId?: number, level?: SimdLevel): number;
@@ -193,6 +194,15 @@ export class Baseline {
         range.level,
       ),
     );
+  }
+
+  /**
+   * Gives the buffer of a batch back once nobody reads it any more, for later batches to be written
+   * into; it may have been through other threads. Optional, but a fresh buffer costs more in page
+   * faults than encoding into it. Few are kept; small or surplus ones are left to the collector.
+   */
+  recycle(buffer: ArrayBuffer): void {
+    callNative(() => this.#native.baselineRecycle(this.#handle, buffer));
   }
 
   /** Forgets everything: zeros that take no memory, as after construction. */

@@ -77,6 +77,29 @@ describe('Baseline and PageImage', () => {
     for (const { buffer } of encoded.batches) structuredClone(buffer, { transfer: [buffer] });
   });
 
+  test('buffers given back are written anew, those kept are not', () => {
+    const { baseline, image } = pair();
+    const indexes = Uint32Array.from({ length: 600 }, (_, page) => page);
+    const kept: { batch: Uint8Array; copy: Buffer }[] = [];
+    for (let epoch = 1; epoch <= 6; epoch += 1) {
+      const pages = new Uint8Array(600 * PAGE_BYTES).fill(epoch);
+      const { batches } = baseline.encodePages(indexes, pages, { blockId: 2, epoch, mode: 'full' });
+      batches.forEach((batch, at) => {
+        image.apply(batch);
+        if (at % 2 === 0) baseline.recycle(batch.buffer);
+        else kept.push({ batch, copy: Buffer.from(batch) });
+      });
+    }
+    expect(image.digest()).toBe(baseline.digest());
+    for (const { batch, copy } of kept) expect(copy.equals(batch)).toBe(true);
+    const detached = new ArrayBuffer(1 << 20);
+    structuredClone(detached, { transfer: [detached] });
+    baseline.recycle(detached);
+    expect(() => baseline.recycle({} as ArrayBuffer)).toThrow(
+      expect.objectContaining({ code: 'ERR_USAGE_BYTES' }),
+    );
+  });
+
   test('a backup that missed epochs is brought up to date from the baseline', () => {
     const { baseline, image } = pair();
     const prng = new Prng(3);
