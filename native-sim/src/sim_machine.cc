@@ -196,6 +196,13 @@ void Machine::OpenNetLine() {
 void Machine::Receive(std::vector<FromWorld> frames) {
   Boundary boundary(*this);
   for (FromWorld& frame : frames) {
+    if (frame.hello) {
+      // A world that begins, or that missed something: it learns where we are, and sends again.
+      inputs_.clear();
+      inputs_bytes_ = 0;
+      resend_wanted_ = true;
+      continue;
+    }
     if (frame.acknowledge) {
       // An acknowledgement of what was never emitted is nonsense; believing it would lose output.
       if (frame.acknowledged_seq <= program_.registers().emit_seq) {

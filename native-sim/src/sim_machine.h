@@ -112,6 +112,7 @@ class Machine : private Outputs {
   int disk_socket_fd() const { return disk_line_.fd(); }
   // What came from the world, many frames at a time; malformed ones are counted and dropped.
   struct FromWorld {
+    bool hello;
     bool acknowledge;
     uint64_t acknowledged_seq;
     Input input;

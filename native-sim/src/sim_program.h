@@ -72,6 +72,7 @@ constexpr uint8_t kKindEmit = 1;
 constexpr uint8_t kKindLineOpen = 2;
 constexpr uint8_t kKindInput = 1;
 constexpr uint8_t kKindAcknowledge = 2;
+constexpr uint8_t kKindHello = 3;
 constexpr size_t kEmitHeaderBytes = 32;
 constexpr size_t kInputHeaderBytes = 16;
 

@@ -74,6 +74,8 @@ bool ParseFromWorld(const uint8_t* payload, size_t bytes, Machine::FromWorld& fr
   uint32_t stream = 0;
   std::memcpy(&stream, payload + 4, 4);
   std::memcpy(&seq, payload + 8, 8);
+  frame.hello = payload[0] == kKindHello;
+  if (frame.hello) return bytes == kInputHeaderBytes;
   frame.acknowledge = payload[0] == kKindAcknowledge;
   if (frame.acknowledge) {
     frame.acknowledged_seq = seq;

@@ -6,7 +6,7 @@
  * Pure: bytes in, values out. It keeps no sequence numbers and sends nothing; the world does that.
  *
  *     machine -> world                             world -> machine
- *      0  u8  kind  1 emit, 2 line-open             0  u8  kind  1 input, 2 acknowledge
+ *      0  u8  kind  1 emit, 2 line-open             0  u8  kind  1 input, 2 acknowledge, 3 hello
  *      1  u8  op    0 beacon, 1 data, 2 close       1  u8  op    0 open, 1 data, 2 close
  *      2  u16 0                                     2  u16 0
  *      4  u32 stream                                4  u32 stream
@@ -39,6 +39,7 @@ const KIND_EMIT = 1;
 const KIND_LINE_OPEN = 2;
 const KIND_INPUT = 1;
 const KIND_ACKNOWLEDGE = 2;
+const KIND_HELLO = 3;
 const EMIT_OPS = ['beacon', 'data', 'close'] as const;
 const INPUT_OPS = ['open', 'data', 'close'] as const;
 
@@ -91,7 +92,12 @@ export interface AcknowledgeFrame {
   readonly seq: number;
 }
 
-export type WorldFrame = InputFrame | AcknowledgeFrame;
+/** The world begins, or missed something: it asks for `line-open` and all that follows it. */
+export interface HelloFrame {
+  readonly kind: 'hello';
+}
+
+export type WorldFrame = InputFrame | AcknowledgeFrame | HelloFrame;
 
 const NO_DATA = new Uint8Array(0);
 
@@ -156,6 +162,10 @@ export function decodeWorldFrame(payload: Uint8Array): WorldFrame {
     if (payload.length > WORLD_HEADER_BYTES) throw badFrame('acknowledge carries data', { kind });
     return { kind: 'acknowledge', seq };
   }
+  if (kind === KIND_HELLO) {
+    if (payload.length > WORLD_HEADER_BYTES) throw badFrame('hello carries data', { kind });
+    return { kind: 'hello' };
+  }
   const op = INPUT_OPS[view.getUint8(1)];
   if (kind !== KIND_INPUT || op === undefined) {
     throw badFrame('unknown kind or op from the world', { kind, op: view.getUint8(1) });
@@ -179,9 +189,9 @@ export function encodeWorldFrame(frame: WorldFrame): Uint8Array {
     view.setUint8(1, INPUT_OPS.indexOf(frame.op));
     view.setUint32(4, frame.stream, true);
   } else {
-    view.setUint8(0, KIND_ACKNOWLEDGE);
+    view.setUint8(0, frame.kind === 'hello' ? KIND_HELLO : KIND_ACKNOWLEDGE);
   }
-  writeCount(view, 8, frame.seq);
+  writeCount(view, 8, frame.kind === 'hello' ? 0 : frame.seq);
   payload.set(data, WORLD_HEADER_BYTES);
   return payload;
 }

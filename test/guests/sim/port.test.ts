@@ -37,6 +37,7 @@ const worldFrame: fc.Arbitrary<WorldFrame> = fc.oneof(
     data,
   }),
   fc.record({ kind: fc.constant('acknowledge' as const), seq: count }),
+  fc.record({ kind: fc.constant('hello' as const) }),
 );
 
 describe('port protocol', () => {
