@@ -49,6 +49,8 @@ export interface CheckpointResult {
   readonly epoch: number;
   readonly framesSent: number;
   readonly diskWrites: number;
+  /** The machine's own count of how far it ran. */
+  readonly position: number;
   readonly batches: readonly SealedBatch[];
   /** One page batch against the previous state; empty when nothing changed. */
   readonly deviceState: Uint8Array;
@@ -288,6 +290,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       epoch: request.epoch,
       framesSent: report.framesSent,
       diskWrites: report.diskWrites,
+      position: report.position,
       batches,
       deviceState: encodeDeviceState(deviceBaseline, deviceState, request.epoch),
       deviceStateBytes: deviceState.byteLength,

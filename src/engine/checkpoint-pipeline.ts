@@ -156,9 +156,9 @@ export class CheckpointPipeline {
         writes.map(({ offset, data }) => ({ offset, lengthBytes: data.byteLength, data })),
         { generation: options.generation, compressor: this.#compressor, startedAtNs },
       );
-      const { framesSent, diskWrites } = checkpoint;
+      const { framesSent, diskWrites, position } = checkpoint;
       parts.gate.mark(epoch, framesSent);
-      parts.audit.record('mark', { epoch, framesSent, diskWrites });
+      parts.audit.record('mark', { epoch, framesSent, diskWrites, position });
       this.queue.append(queued);
       this.meters.recordCheckpoint(checkpoint, queued.bytes);
       if (options.completesBase && sync !== null && sync === this.#sync) this.#endBase(sync, epoch);

@@ -17,6 +17,7 @@ function checkpoint(epoch: number): CheckpointResult {
     epoch,
     framesSent: 7,
     diskWrites: 1,
+    position: 0,
     batches: [{ payload: batch, crc: null, compressed: false, pages: 1 }],
     deviceState: new Uint8Array(0),
     deviceStateBytes: 100,
