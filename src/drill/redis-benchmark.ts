@@ -1,0 +1,82 @@
+/**
+ * The real `redis-benchmark` as the load of a drill: it counts one key up through the gateway, and
+ * at the end that key must hold at least as many as were answered to it.
+ */
+import { createConnection } from 'node:net';
+import { RomulusError } from '../base/errors.ts';
+import type { Stage } from './children.ts';
+import type { KvOutcome } from './kv-load.ts';
+import { encodeCommand, type Reply, ReplyParser } from './resp.ts';
+
+/** Requests; enough to last through the strike at any epoch length the drill has. */
+export const BENCHMARK_REQUESTS = 20_000;
+/** The key that `redis-benchmark -t incr` counts when no key space is asked for. */
+const BENCHMARK_KEY = 'counter:__rand_int__';
+const BENCHMARK_WAIT_MS = 120_000;
+const REPLY_WAIT_MS = 10_000;
+
+/** Sends one command over a connection of its own and returns the reply. */
+export async function askRedis(port: number, words: readonly string[]): Promise<Reply> {
+  const socket = createConnection({ host: '127.0.0.1', port });
+  const parser = new ReplyParser();
+  try {
+    return await new Promise<Reply>((resolve, reject) => {
+      socket.setTimeout(REPLY_WAIT_MS, () =>
+        reject(
+          new RomulusError('ERR_TIMEOUT_DRILL', `no answer to ${words.join(' ')}`, {
+            remedy: 'Look at the log of the node that runs the machine.',
+          }),
+        ),
+      );
+      socket.on('error', reject);
+      socket.on('close', () => reject(new Error('the gateway closed the connection')));
+      socket.on('data', (data: Buffer) => {
+        try {
+          const [reply] = parser.push(data);
+          if (reply !== undefined) resolve(reply);
+        } catch (error) {
+          reject(error);
+        }
+      });
+      socket.write(encodeCommand(words));
+    });
+  } finally {
+    socket.destroy();
+  }
+}
+
+/**
+ * Runs it to its end, then asks for the key.
+ * @throws {RomulusError} ERR_HOST_REDIS_BENCHMARK when it is not installed or fails.
+ */
+export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvOutcome> {
+  const child = stage.start({
+    name: 'redis-benchmark',
+    command: 'redis-benchmark',
+    args: `-h 127.0.0.1 -p ${port} -t incr -n ${BENCHMARK_REQUESTS} -c 50 -P 4 -q`.split(' '),
+    output: 'log',
+  });
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve('still running'), BENCHMARK_WAIT_MS);
+  });
+  const end = await Promise.race([child.gone, late]);
+  clearTimeout(timer);
+  if (end !== 'exit code 0')
+    throw new RomulusError('ERR_HOST_REDIS_BENCHMARK', `redis-benchmark: ${end}`, {
+      remedy: `Install redis-tools, or read ${child.logFile}.`,
+    });
+  const reply = await askRedis(port, ['GET', BENCHMARK_KEY]);
+  const held = reply.kind === 'bulk' ? Number(reply.text) : Number.NaN;
+  return {
+    commandsSent: BENCHMARK_REQUESTS,
+    commandsAnswered: BENCHMARK_REQUESTS,
+    incrementsAcknowledged: BENCHMARK_REQUESTS,
+    complaints:
+      held === BENCHMARK_REQUESTS
+        ? []
+        : [
+            `${BENCHMARK_REQUESTS} INCRs were acknowledged, the machine holds ${reply.kind === 'bulk' ? reply.text : reply.kind}`,
+          ],
+  };
+}

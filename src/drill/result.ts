@@ -1,0 +1,114 @@
+/** What a drill says at its end, and how many of them are summed up. Keys are stable. */
+import type { Check } from './checks.ts';
+import type { Kill, Workload } from './options.ts';
+
+/** Median, tail and worst of something measured in milliseconds. */
+export interface SpreadMs {
+  readonly p50: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+/** The outcome of one drill: the last line of `romulus drill --json`. */
+export interface DrillResult {
+  readonly schemaVersion: 1;
+  readonly guest: 'sim';
+  readonly workload: Workload;
+  readonly kill: Kill;
+  readonly seed: number;
+  readonly memoryBytes: number;
+  readonly intervalMs: number;
+  readonly tracker: string | null;
+  /** Epochs that were acknowledged before the strike. */
+  readonly epochs: number;
+  /** The epoch that the new copy started from; null when nobody took over. */
+  readonly promotedEpoch: number | null;
+  readonly generation: number;
+  readonly stateMatches: boolean;
+  readonly outputsReleased: number;
+  readonly outputsLost: number;
+  readonly outputsReordered: number;
+  /** Frames of the old side heard after the new one spoke. */
+  readonly releasedByBoth: number;
+  /** From the strike to the verdict. */
+  readonly detectMs: number | null;
+  /** From the verdict to the decision: what was promised had to run out. */
+  readonly waitedMs: number | null;
+  /** From the decision to a running machine. */
+  readonly promoteMs: number | null;
+  /** From the strike to the first output of the new copy, as heard outside. */
+  readonly rtoMs: number | null;
+  readonly pauseMs: SpreadMs;
+  readonly scanMs: SpreadMs;
+  readonly copyMs: SpreadMs;
+  readonly outputDelayMs: SpreadMs;
+  readonly dirtyPages: { readonly p50: number; readonly max: number };
+  readonly bytesRaw: number;
+  readonly bytesSent: number;
+  readonly incrementsAcknowledged: number | null;
+  readonly ok: boolean;
+  readonly checks: readonly Check[];
+  /** What happened, in order, in plain words. */
+  readonly story: readonly string[];
+  /** Where logs and audit files are, when they were kept. */
+  readonly evidence: string | null;
+}
+
+/** Many drills in one line. */
+export interface DrillSummary {
+  readonly schemaVersion: 1;
+  readonly summary: true;
+  readonly workload: Workload;
+  readonly kill: Kill;
+  readonly runs: number;
+  readonly passed: number;
+  readonly failedSeeds: readonly number[];
+  readonly outputsReleased: number;
+  readonly outputsLost: number;
+  readonly outputsReordered: number;
+  readonly detectMs: SpreadMs | null;
+  readonly promoteMs: SpreadMs | null;
+  readonly rtoMs: SpreadMs | null;
+  readonly ok: boolean;
+}
+
+/** The spread of a list, by nearest rank; null for an empty one. */
+export function spreadOf(values: readonly number[]): SpreadMs | null {
+  if (values.length === 0) return null;
+  const sorted = [...values].sort((left, right) => left - right);
+  const rank = (share: number): number =>
+    sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
+  return { p50: rank(0.5), p99: rank(0.99), max: rank(1) };
+}
+
+function numbers(values: readonly (number | null)[]): number[] {
+  return values.filter((value) => value !== null);
+}
+
+/**
+ * Sums drills up. `failedSeeds` also names drills that ended with an error and have no result.
+ */
+export function summarise(
+  results: readonly DrillResult[],
+  shape: { readonly workload: Workload; readonly kill: Kill; readonly runs: number },
+  brokenSeeds: readonly number[],
+): DrillSummary {
+  const failed = results.filter((result) => !result.ok).map((result) => result.seed);
+  const passed = results.length - failed.length;
+  const sum = (pick: (result: DrillResult) => number): number =>
+    results.reduce((total, result) => total + pick(result), 0);
+  return {
+    schemaVersion: 1,
+    summary: true,
+    ...shape,
+    passed,
+    failedSeeds: [...failed, ...brokenSeeds],
+    outputsReleased: sum((result) => result.outputsReleased),
+    outputsLost: sum((result) => result.outputsLost),
+    outputsReordered: sum((result) => result.outputsReordered),
+    detectMs: spreadOf(numbers(results.map((result) => result.detectMs))),
+    promoteMs: spreadOf(numbers(results.map((result) => result.promoteMs))),
+    rtoMs: spreadOf(numbers(results.map((result) => result.rtoMs))),
+    ok: passed === shape.runs,
+  };
+}
