@@ -1,0 +1,250 @@
+/** `romulus drill`: rehearse a failure on this host, and prove what came of it. */
+import type { Command } from 'commander';
+import { randomInt } from 'node:crypto';
+import { toRomulusError } from '../../base/errors.ts';
+import type { Check } from '../../drill/checks.ts';
+import {
+  type DrillOptions,
+  KILLS,
+  type Kill,
+  WORKLOADS,
+  type Workload,
+} from '../../drill/options.ts';
+import type { DrillObserver } from '../../drill/observer.ts';
+import { type DrillResult, type DrillSummary, summarise } from '../../drill/result.ts';
+import type { NodeStatus } from '../../engine/status.ts';
+import { EXIT_FAILED } from '../exit-codes.ts';
+import { durationMs, oneOf, sizeBytes, wholeNumber } from '../options.ts';
+import { colorsFor, formatBytes, formatMs, LiveLine, table } from '../render.ts';
+
+const SEED_MAX = 0x7fff_ffff;
+const TIMES_MAX = 100_000;
+const RATE_MAX = 1_000_000_000;
+
+interface DrillFlags {
+  readonly guest: 'sim';
+  readonly workload: Workload;
+  readonly memory: number;
+  readonly rate?: number;
+  readonly interval: number;
+  readonly kill: Kill;
+  readonly times: number;
+  readonly seed?: number;
+  readonly rejoin?: boolean;
+  readonly redisBenchmark?: boolean;
+  readonly keep?: boolean;
+  readonly json?: boolean;
+}
+
+function progressText(node: string, status: NodeStatus): string {
+  return (
+    `${node} ${status.state}  epoch ${status.epoch}  pages ${Math.round(status.dirtyPages.last)}  ` +
+    `raw ${formatBytes(status.bytesRaw)}  sent ${formatBytes(status.bytesSent)}  ` +
+    `pause ${formatMs(status.pauseMs.last)}  queue ${formatBytes(status.queueBytes)}  ` +
+    `output delay ${formatMs(status.outputDelayMs.p50)}`
+  );
+}
+
+/** Shows a drill to a person: what happened as lines, how it goes as one line that updates. */
+function humanObserver(): DrillObserver & { readonly clear: () => void } {
+  const line = new LiveLine(process.stdout);
+  const colors = colorsFor(process.stdout);
+  return {
+    onStart: () => undefined,
+    onStory: (text) => {
+      line.clear();
+      process.stdout.write(`${colors.dim('·')} ${text}\n`);
+    },
+    onProgress: (node, status) => line.update(progressText(node, status), performance.now()),
+    clear: () => line.clear(),
+  };
+}
+
+/** With --json, progress lines are objects too, so that a reader sees the drill live. */
+function jsonObserver(): DrillObserver & { readonly clear: () => void } {
+  const write = (value: object): void => {
+    process.stdout.write(`${JSON.stringify(value)}\n`);
+  };
+  let lastMs = Number.NEGATIVE_INFINITY;
+  return {
+    onStart: (directory) => write({ schemaVersion: 1, event: 'started', directory }),
+    onStory: (text) => write({ schemaVersion: 1, event: 'story', text }),
+    onProgress: (node, status) => {
+      const nowMs = performance.now();
+      if (nowMs - lastMs < 1000) return;
+      lastMs = nowMs;
+      write({ ...status, event: 'progress', node });
+    },
+    clear: () => undefined,
+  };
+}
+
+function checkRows(checks: readonly Check[]): string[][] {
+  const colors = colorsFor(process.stdout);
+  return checks.map(({ ok, name, text }) => [
+    ok ? colors.green('PASS') : colors.red('FAIL'),
+    name,
+    text,
+  ]);
+}
+
+function printResult(result: DrillResult): void {
+  const colors = colorsFor(process.stdout);
+  const figures: [string, string][] = [
+    ['epochs acknowledged', String(result.epochs)],
+    [
+      'pause p50 / p99 / max',
+      `${formatMs(result.pauseMs.p50)} / ${formatMs(result.pauseMs.p99)} / ${formatMs(result.pauseMs.max)}`,
+    ],
+    [
+      'output delay p50 / p99',
+      `${formatMs(result.outputDelayMs.p50)} / ${formatMs(result.outputDelayMs.p99)}`,
+    ],
+    [
+      'dirty pages p50 / max',
+      `${Math.round(result.dirtyPages.p50)} / ${Math.round(result.dirtyPages.max)}`,
+    ],
+    ['bytes raw / sent', `${formatBytes(result.bytesRaw)} / ${formatBytes(result.bytesSent)}`],
+    ['detected after', formatMs(result.detectMs)],
+    ['promise ran out after', formatMs(result.waitedMs)],
+    ['promoted in', formatMs(result.promoteMs)],
+    ['heard again after', formatMs(result.rtoMs)],
+    [
+      'outputs heard / lost / reordered',
+      `${result.outputsReleased} / ${result.outputsLost} / ${result.outputsReordered}`,
+    ],
+  ];
+  process.stdout.write(`\n${table(['figure', 'value'], figures, process.stdout)}\n\n`);
+  process.stdout.write(
+    `${table(['', 'check', 'finding'], checkRows(result.checks), process.stdout)}\n\n`,
+  );
+  const verdict = result.ok ? colors.green('PASS') : colors.red('FAIL');
+  process.stdout.write(`${verdict}  ${result.workload}, ${result.kill}, seed ${result.seed}\n`);
+  if (result.evidence !== null) process.stdout.write(`evidence: ${result.evidence}\n`);
+  if (!result.ok) process.stdout.write(`replay: ${replayCommand(result)}\n`);
+}
+
+function replayCommand(result: DrillResult): string {
+  return (
+    `romulus drill --workload ${result.workload} --kill ${result.kill} --seed ${result.seed} ` +
+    `--memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms`
+  );
+}
+
+function printSummary(summary: DrillSummary): void {
+  const cells = (spread: DrillSummary['rtoMs']): string[] =>
+    spread === null ? ['-', '-', '-'] : [spread.p50, spread.p99, spread.max].map(formatMs);
+  const rows = [
+    ['detected after', ...cells(summary.detectMs)],
+    ['promoted in', ...cells(summary.promoteMs)],
+    ['heard again after', ...cells(summary.rtoMs)],
+  ];
+  process.stdout.write(`\n${table(['', 'p50', 'p99', 'max'], rows, process.stdout)}\n`);
+  process.stdout.write(
+    `\n${summary.ok ? 'PASS' : 'FAIL'}  ${summary.passed} of ${summary.runs} drills, ` +
+      `${summary.outputsReleased} outputs heard, ${summary.outputsLost} lost, ${summary.outputsReordered} reordered\n`,
+  );
+  if (summary.failedSeeds.length > 0)
+    process.stdout.write(`failed seeds: ${summary.failedSeeds.join(', ')}\n`);
+}
+
+async function runTimes(flags: DrillFlags): Promise<void> {
+  const { runDrill } = await import('../../drill/drill.ts');
+  const json = flags.json === true;
+  const firstSeed = flags.seed ?? randomInt(1, SEED_MAX - TIMES_MAX);
+  const results: DrillResult[] = [];
+  const brokenSeeds: number[] = [];
+  for (let turn = 0; turn < flags.times; turn += 1) {
+    const options: DrillOptions = {
+      guest: flags.guest,
+      workload: flags.workload,
+      memoryBytes: flags.memory,
+      rate: flags.rate ?? null,
+      intervalMs: flags.interval,
+      kill: flags.kill,
+      seed: firstSeed + turn,
+      rejoin: flags.rejoin === true,
+      redisBenchmark: flags.redisBenchmark === true,
+      keep: flags.keep === true,
+    };
+    const observer = json ? jsonObserver() : humanObserver();
+    try {
+      const result = await runDrill(options, observer);
+      observer.clear();
+      results.push(result);
+      if (json) process.stdout.write(`${JSON.stringify(result)}\n`);
+      else printResult(result);
+    } catch (error) {
+      observer.clear();
+      if (flags.times === 1) throw error;
+      const { code, message, remedy } = toRomulusError(error);
+      process.stderr.write(`seed ${options.seed}: ${code}: ${message}\n  ${remedy}\n`);
+      brokenSeeds.push(options.seed);
+    }
+  }
+  const summary = summarise(
+    results,
+    { workload: flags.workload, kill: flags.kill, runs: flags.times },
+    brokenSeeds,
+  );
+  if (flags.times > 1) {
+    if (json) process.stdout.write(`${JSON.stringify(summary)}\n`);
+    else printSummary(summary);
+  }
+  if (!summary.ok) process.exitCode = EXIT_FAILED;
+}
+
+/** Adds the command to the program. */
+export function addDrill(program: Command): void {
+  program
+    .command('drill')
+    .description('stage a failure with real processes on this host, and check what came of it')
+    .option('--guest <kind>', 'kind of machine: sim', oneOf('--guest', ['sim'] as const), 'sim')
+    .option(
+      '--workload <name>',
+      `what the machine runs: ${WORKLOADS.join(', ')}`,
+      oneOf('--workload', WORKLOADS),
+      'hotspot',
+    )
+    .option('--memory <size>', 'memory of the machine (default: 256M)', sizeBytes('--memory'))
+    .option(
+      '--rate <steps>',
+      'steps a second of the machine (default: its own)',
+      wholeNumber('--rate', { min: 1, max: RATE_MAX }),
+    )
+    .option('--interval <duration>', 'length of an epoch (default: 25ms)', durationMs('--interval'))
+    .option('--kill <kind>', `what strikes: ${KILLS.join(', ')}`, oneOf('--kill', KILLS), 'sigkill')
+    .option(
+      '--times <count>',
+      'how often, with seeds one apart (default: 1)',
+      wholeNumber('--times', { min: 1, max: TIMES_MAX }),
+    )
+    .option(
+      '--seed <number>',
+      'seed of machine and moment (default: random)',
+      wholeNumber('--seed', { min: 1, max: SEED_MAX }),
+    )
+    .option('--rejoin', 'start the killed side again and fail over the other way too')
+    .option('--redis-benchmark', 'with --workload kv: load it with the real redis-benchmark')
+    .option('--keep', 'keep logs and audit files even when all went well')
+    .option('--json', 'JSON lines on stdout; the last one is the result')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ romulus drill
+  $ romulus drill --kill sigstop --workload kv --seed 7
+  $ romulus drill --kill link --times 20 --json | tail -n 1
+`,
+    )
+    .action(
+      async (flags: Partial<DrillFlags> & Pick<DrillFlags, 'guest' | 'workload' | 'kill'>) => {
+        await runTimes({
+          ...flags,
+          memory: flags.memory ?? 256 * 1024 * 1024,
+          interval: flags.interval ?? 25,
+          times: flags.times ?? 1,
+        });
+      },
+    );
+}

@@ -1,0 +1,106 @@
+/** The flags that `protect` and `backup` share, and how they become a node's configuration. */
+import type { Command } from 'commander';
+import type { NodeConfigInput } from '../../engine/config.ts';
+import { arbiterName, durationMs, type Endpoint, endpoint, oneOf, sizeBytes } from '../options.ts';
+
+/** What commander makes of the shared flags. */
+export interface NodeFlags {
+  readonly guest: 'sim';
+  readonly name: string;
+  readonly listen: Endpoint;
+  readonly heartbeatListen?: Endpoint;
+  readonly netListen?: Endpoint;
+  readonly stateDir: string;
+  readonly arbiter: string;
+  readonly onSilence?: 'promote' | 'hold';
+  readonly interval?: number;
+  readonly heartbeat?: number;
+  readonly promise?: number;
+  readonly queueHigh?: number;
+  readonly queueLow?: number;
+  readonly diskSync?: 'commit' | 'off';
+  readonly audit?: string;
+  readonly json?: boolean;
+}
+
+/** Adds the shared flags; `name` is the node's default name. */
+export function addNodeOptions(command: Command, name: string): Command {
+  return command
+    .requiredOption('--guest <kind>', 'kind of machine: sim', oneOf('--guest', ['sim'] as const))
+    .option('--name <name>', 'name of this node', name)
+    .requiredOption(
+      '--listen <host:port>',
+      'where the other node reaches this one while this one is the primary',
+      endpoint('--listen'),
+    )
+    .option(
+      '--heartbeat-listen <host:port>',
+      'where heartbeats are served (default: a free port, told in the handshake)',
+      endpoint('--heartbeat-listen'),
+    )
+    .option(
+      '--net-listen <host:port>',
+      "where the outside world reaches the machine's network port",
+      endpoint('--net-listen'),
+    )
+    .requiredOption('--state-dir <dir>', "directory for this node's socket and files")
+    .requiredOption(
+      '--arbiter <name>',
+      'who decides which copy may run: file:DIRECTORY or none',
+      arbiterName('--arbiter'),
+    )
+    .option(
+      '--on-silence <choice>',
+      'with --arbiter none: promote (the backup takes over, the primary holds its output) or hold',
+      oneOf('--on-silence', ['promote', 'hold'] as const),
+    )
+    .option('--interval <duration>', 'length of an epoch (default: 25ms)', durationMs('--interval'))
+    .option(
+      '--heartbeat <duration>',
+      'time between heartbeats (default: 10ms)',
+      durationMs('--heartbeat'),
+    )
+    .option(
+      '--promise <duration>',
+      'how long a backup promises not to take over (default: 40ms)',
+      durationMs('--promise'),
+    )
+    .option(
+      '--queue-high <size>',
+      'queued bytes above which epochs get longer (default: 64M)',
+      sizeBytes('--queue-high'),
+    )
+    .option(
+      '--queue-low <size>',
+      'queued bytes below which epochs are as asked again (default: 16M)',
+      sizeBytes('--queue-low'),
+    )
+    .option(
+      '--disk-sync <choice>',
+      "commit (the replica's disk is synced with every epoch) or off (default: commit)",
+      oneOf('--disk-sync', ['commit', 'off'] as const),
+    )
+    .option('--audit <file>', 'append every act that matters after a failover to this file')
+    .option('--json', 'events as JSON lines on stdout');
+}
+
+/** The part of a node's configuration that the shared flags give. */
+export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
+  return {
+    node: flags.name,
+    guest: flags.guest,
+    listen: flags.listen,
+    stateDirectory: flags.stateDir,
+    arbiter: flags.arbiter,
+    ...(flags.heartbeatListen && { heartbeatListen: flags.heartbeatListen }),
+    ...(flags.netListen && { netListen: flags.netListen }),
+    ...(flags.onSilence && { onSilence: flags.onSilence }),
+    ...(flags.interval !== undefined && { intervalMs: flags.interval }),
+    ...(flags.heartbeat !== undefined && { heartbeatMs: flags.heartbeat }),
+    ...(flags.promise !== undefined && { promiseMs: flags.promise }),
+    ...(flags.queueHigh !== undefined && { queueHighBytes: flags.queueHigh }),
+    ...(flags.queueLow !== undefined && { queueLowBytes: flags.queueLow }),
+    ...(flags.diskSync && { diskSync: flags.diskSync }),
+    ...(flags.audit !== undefined && { auditFile: flags.audit }),
+  };
+}

@@ -1,0 +1,62 @@
+/** Runs one node in the foreground: events on stdout, logs on stderr, a clean end on a signal. */
+import { unreachable } from '../../base/assert.ts';
+import { createLogger } from '../logger.ts';
+import type { NodeConfigInput } from '../../engine/config.ts';
+import type { NodeEvent } from '../../engine/status.ts';
+
+function describe(event: NodeEvent): string | null {
+  switch (event.event) {
+    case 'listening':
+      return `listening: link ${event.linkPort ?? '-'}, net ${event.netPort ?? '-'}, heartbeat ${event.heartbeatPort ?? '-'}`;
+    case 'state':
+      return `${event.role} ${event.state}: ${event.why} (epoch ${event.epoch}, generation ${event.generation})`;
+    case 'verdict':
+      return `peer ${event.dead ? 'dead' : 'alive'}: ${event.why}`;
+    case 'promoted':
+      return `promoted at epoch ${event.epoch}, generation ${event.generation}, in ${event.promoteMs.toFixed(1)} ms`;
+    case 'fenced':
+      return `fenced: ${event.why}`;
+    case 'error':
+      return `${event.code}: ${event.message}`;
+    case 'progress':
+      return null;
+    default:
+      return unreachable(event, 'event');
+  }
+}
+
+/** Runs the node until it ends by itself or a signal ends it. */
+export async function runForeground(
+  config: NodeConfigInput,
+  options: { readonly json: boolean },
+): Promise<void> {
+  const [{ parseNodeConfig }, { runNode }] = await Promise.all([
+    import('../../engine/config.ts'),
+    import('../../daemon/run-node.ts'),
+  ]);
+  const parsed = parseNodeConfig(config);
+  const stop = new AbortController();
+  const onSignal = (signal: NodeJS.Signals): void => {
+    stop.abort(new Error(signal));
+    // A second signal means: now, whatever is lost.
+    process.once(signal, () => process.exit(1));
+  };
+  process.once('SIGINT', onSignal);
+  process.once('SIGTERM', onSignal);
+  try {
+    await runNode(parsed, {
+      logger: createLogger(parsed.node),
+      signal: stop.signal,
+      onEvent: (event) => {
+        if (options.json) process.stdout.write(`${JSON.stringify(event)}\n`);
+        else {
+          const text = describe(event);
+          if (text !== null) process.stdout.write(`${text}\n`);
+        }
+      },
+    });
+  } finally {
+    process.removeAllListeners('SIGINT');
+    process.removeAllListeners('SIGTERM');
+  }
+}

@@ -1,0 +1,91 @@
+/** `romulus sim`: run a simulated machine in the foreground. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import type { Command } from 'commander';
+import { RomulusError } from '../../base/errors.ts';
+import { WORKLOADS, type Workload } from '../../drill/options.ts';
+import { SIM_EXECUTABLE } from '../../native/load.ts';
+import { EXIT_FAILED } from '../exit-codes.ts';
+import { oneOf, sizeBytes, wholeNumber } from '../options.ts';
+
+const RATE_MAX = 1_000_000_000;
+const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+interface SimFlags {
+  readonly socket: string;
+  readonly memory?: number;
+  readonly workload: Workload;
+  readonly rate?: number;
+  readonly seed?: number;
+  readonly tracker?: 'mprotect';
+}
+
+function simArguments(flags: SimFlags): string[] {
+  const given: [string, string | number | undefined][] = [
+    ['--socket', flags.socket],
+    ['--memory', flags.memory],
+    ['--workload', flags.workload],
+    ['--rate', flags.rate],
+    ['--seed', flags.seed],
+    ['--tracker', flags.tracker],
+  ];
+  return given.flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)]));
+}
+
+/** Runs the machine until it ends or we are told to end; its output is ours. */
+async function runMachine(args: readonly string[]): Promise<number> {
+  if (!existsSync(SIM_EXECUTABLE))
+    throw new RomulusError('ERR_HOST_NATIVE_MISSING', 'the simulated machine is not built', {
+      remedy: 'Run `npm ci` in the checkout; it needs g++, make and python3.',
+    });
+  const machine = spawn(SIM_EXECUTABLE, [...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+  const forward = (signal: NodeJS.Signals): void => {
+    machine.kill(signal);
+  };
+  for (const signal of FORWARDED_SIGNALS) process.on(signal, forward);
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      machine.once('error', reject);
+      machine.once('exit', (code, signal) => resolve(signal === null ? (code ?? 1) : EXIT_FAILED));
+    });
+  } finally {
+    for (const signal of FORWARDED_SIGNALS) process.removeListener(signal, forward);
+  }
+}
+
+/** Adds the command to the program. */
+export function addSim(program: Command): void {
+  program
+    .command('sim')
+    .description('run a simulated machine, to be protected')
+    .requiredOption('--socket <path>', 'control socket; the others stand beside it')
+    .option('--memory <size>', 'RAM, 16M to 16G (default: 256M)', sizeBytes('--memory'))
+    .option(
+      '--workload <name>',
+      `what it runs: ${WORKLOADS.join(', ')}`,
+      oneOf('--workload', WORKLOADS),
+      'hotspot',
+    )
+    .option(
+      '--rate <steps>',
+      'steps a second, 0 for no limit (default: 20000)',
+      wholeNumber('--rate', { min: 0, max: RATE_MAX }),
+    )
+    .option(
+      '--seed <number>',
+      'what it computes depends on it (default: 1)',
+      wholeNumber('--seed', { min: 0, max: Number.MAX_SAFE_INTEGER }),
+    )
+    .option(
+      '--tracker <kind>',
+      'mprotect: track dirty pages in the machine itself, for old kernels',
+      oneOf('--tracker', ['mprotect'] as const),
+    )
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ romulus sim --socket /tmp/m.sock --memory 256M --workload kv\n',
+    )
+    .action(async (flags: SimFlags) => {
+      process.exitCode = await runMachine(simArguments(flags));
+    });
+}
