@@ -27,6 +27,8 @@ export interface FailureDetectorOptions {
   readonly deviationMsMin?: number;
   /** Silence that is tolerated on top of the mean interval. */
   readonly acceptablePauseMs?: number;
+  /** A silence of this phi was an outage: it is not learnt from when it ends. */
+  readonly outagePhi?: number;
   /** The most that the observer's own lateness may stretch the tolerance. */
   readonly stretchMsMax?: number;
   /** Lateness up to this is what timers are like, and not a sign of ill health. */
@@ -50,6 +52,7 @@ export interface Suspicion {
 
 export const DETECTOR_DEFAULTS = {
   windowCount: 256,
+  outagePhi: 4,
   stretchMsMax: 250,
   latenessSlackMs: 2,
   startGraceMs: 2000,
@@ -63,6 +66,7 @@ export class FailureDetector {
   readonly intervalMs: number;
   readonly #deviationMsMin: number;
   readonly #acceptablePauseMs: number;
+  readonly #outagePhi: number;
   readonly #stretchMsMax: number;
   readonly #latenessSlackMs: number;
   readonly #stretchHalfLifeMs: number;
@@ -83,6 +87,7 @@ export class FailureDetector {
     this.intervalMs = options.intervalMs;
     this.#deviationMsMin = options.deviationMsMin ?? options.intervalMs / 2;
     this.#acceptablePauseMs = options.acceptablePauseMs ?? options.intervalMs * 4;
+    this.#outagePhi = options.outagePhi ?? DETECTOR_DEFAULTS.outagePhi;
     this.#stretchMsMax = options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax;
     this.#latenessSlackMs = options.latenessSlackMs ?? DETECTOR_DEFAULTS.latenessSlackMs;
     this.#stretchHalfLifeMs = options.stretchHalfLifeMs ?? DETECTOR_DEFAULTS.stretchHalfLifeMs;
@@ -102,8 +107,9 @@ export class FailureDetector {
   heard(atMs: number): void {
     if (this.#lastHeartbeatMs !== null) {
       const intervalMs = Math.max(0, atMs - this.#lastHeartbeatMs - this.#discountHeartbeatMs);
-      // An outage that ended says little about ordinary intervals: it counts as one long interval.
-      this.#sample(Math.min(intervalMs, this.intervalMs + this.#acceptablePauseMs));
+      // An outage that ended says nothing about ordinary intervals, and learnt as one it would
+      // make the next outage harder to see.
+      if (this.suspicion(atMs).phi < this.#outagePhi) this.#sample(intervalMs);
     }
     this.#lastHeartbeatMs = atMs;
     this.#discountHeartbeatMs = 0;

@@ -1,0 +1,199 @@
+/**
+ * How fast a dead primary is found, and how often a living one is accused.
+ *
+ * A primary's heartbeat runs in a process of its own; it is killed (its connection breaks, its
+ * port refuses) or frozen (pure silence) at random moments, many times. `verdictMs` is from the
+ * signal to the verdict in the main thread of the backup, `detectMs` to the instant from which the
+ * backup may act on it: when its last promise has run out as well.
+ *
+ * With `--stress SECONDS` also: both cores saturated by stress-ng, nobody dies, and every verdict
+ * other than "alive" is counted. Run with `npx tsx bench/detector.bench.ts`; prints one JSON object.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { availableParallelism } from 'node:os';
+import { pathToFileURL } from 'node:url';
+import { Prng } from '../src/base/prng.ts';
+import { asGeneration } from '../src/base/units.ts';
+import type { Verdict } from '../src/core/verdict.ts';
+import { type Heartbeat, startHeartbeat } from '../src/signals/heartbeat.ts';
+import { monotonicMs } from '../src/signals/promise-words.ts';
+import { HeartbeatChild } from '../test/signals/heartbeat-child.ts';
+import { type BenchResult, percentile, rounded } from './lib/result.ts';
+
+const HOST = '127.0.0.1';
+const KILLS = Number(process.env['K'] ?? 60);
+const FREEZES = Number(process.env['F'] ?? 60);
+const SETTLE_MS_MIN = 250;
+const SETTLE_MS_RANDOM = 60;
+const WAIT_MS_MAX = 10_000;
+
+interface Sample {
+  /** To the verdict in the heartbeat thread, before the main thread was told. */
+  readonly threadMs: number;
+  readonly verdictMs: number;
+  readonly detectMs: number;
+  readonly why: string;
+}
+
+/** The backup under measurement, in this process. */
+class Backup {
+  readonly verdicts: { readonly verdict: Verdict; readonly heardAtMs: number }[] = [];
+  heartbeat: Heartbeat | null = null;
+
+  async start(port: number): Promise<void> {
+    this.heartbeat = await startHeartbeat({
+      role: 'backup',
+      endpoint: { host: HOST, port },
+      generation: asGeneration(1),
+      instance: 'b#1',
+      onVerdict: (verdict) => {
+        this.verdicts.push({ verdict, heardAtMs: monotonicMs() });
+      },
+      onFailed: (error) => {
+        throw error;
+      },
+    });
+  }
+
+  async waitFor(state: 'alive' | 'dead'): Promise<{ verdict: Verdict; heardAtMs: number }> {
+    const deadlineMs = monotonicMs() + WAIT_MS_MAX;
+    for (;;) {
+      const last = this.verdicts.at(-1);
+      if (last?.verdict.state === state) return last;
+      if (monotonicMs() > deadlineMs) throw new Error(`no verdict "${state}"`);
+      await pause(1);
+    }
+  }
+
+  /** Sends the signal, waits for the verdict and for the promises to run out. */
+  async measure(child: HeartbeatChild, signal: 'SIGKILL' | 'SIGSTOP'): Promise<Sample> {
+    const words = this.heartbeat?.words;
+    if (words === undefined) throw new Error('the backup was not started');
+    const sentAtMs = monotonicMs();
+    child.process.kill(signal);
+    const { verdict, heardAtMs } = await this.waitFor('dead');
+    const promisedUntilMs = Number(words.seal()) / 1e6;
+    words.unseal();
+    return {
+      threadMs: verdict.atMs - sentAtMs,
+      verdictMs: heardAtMs - sentAtMs,
+      detectMs: Math.max(heardAtMs, promisedUntilMs) - sentAtMs,
+      why: verdict.why,
+    };
+  }
+}
+
+async function pause(ms: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+async function startChild(): Promise<{ child: HeartbeatChild; port: number }> {
+  const endpoint = { host: HOST, port: 0 };
+  const child = new HeartbeatChild({ role: 'primary', endpoint, partner: 'b#1' });
+  const { port = 0 } = await child.ready();
+  return { child, port };
+}
+
+async function measureKills(prng: Prng): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  for (let kill = 0; kill < KILLS; kill += 1) {
+    const { child, port } = await startChild();
+    const backup = new Backup();
+    await backup.start(port);
+    await backup.waitFor('alive');
+    await pause(SETTLE_MS_MIN + prng.nextFloat() * SETTLE_MS_RANDOM);
+    samples.push(await backup.measure(child, 'SIGKILL'));
+    await backup.heartbeat?.stop();
+  }
+  return samples;
+}
+
+async function measureFreezes(prng: Prng): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  const { child, port } = await startChild();
+  const backup = new Backup();
+  await backup.start(port);
+  for (let freeze = 0; freeze < FREEZES; freeze += 1) {
+    await backup.waitFor('alive');
+    await pause(SETTLE_MS_MIN + prng.nextFloat() * SETTLE_MS_RANDOM);
+    samples.push(await backup.measure(child, 'SIGSTOP'));
+    child.process.kill('SIGCONT');
+  }
+  await backup.waitFor('alive');
+  await backup.heartbeat?.stop();
+  await child.kill();
+  return samples;
+}
+
+async function measureFalseVerdicts(seconds: number): Promise<Record<string, number | string>> {
+  const { child, port } = await startChild();
+  const backup = new Backup();
+  await backup.start(port);
+  await backup.waitFor('alive');
+  const cores = availableParallelism();
+  const load = spawn('stress-ng', ['--cpu', `${cores}`, '--timeout', `${seconds}`, '--quiet']);
+  await once(load, 'exit');
+  const states = backup.verdicts.map(({ verdict }) => verdict);
+  const primaryStates = child.events.filter(({ event }) => event === 'verdict');
+  const row = {
+    case: `nobody dies, ${cores} cores saturated`,
+    seconds,
+    falselyDead: states.filter(({ state }) => state === 'dead').length,
+    falselySuspect: states.filter(({ state }) => state === 'suspect').length,
+    falselyDeadByPrimary: primaryStates.filter(({ state }) => state === 'dead').length,
+    falselySuspectByPrimary: primaryStates.filter(({ state }) => state === 'suspect').length,
+    priority: backup.heartbeat?.priority ?? 'none',
+    why: states.map(({ why }) => why).join('; '),
+  };
+  await backup.heartbeat?.stop();
+  await child.kill();
+  return row;
+}
+
+function rowOf(name: string, samples: readonly Sample[]): Record<string, number | string> {
+  const threads = samples.map(({ threadMs }) => threadMs);
+  const verdicts = samples.map(({ verdictMs }) => verdictMs);
+  const detects = samples.map(({ detectMs }) => detectMs);
+  if (process.env['D']) for (const x of samples) console.error(JSON.stringify(x));
+  return {
+    case: name,
+    samples: samples.length,
+    threadMsP50: rounded(percentile(threads, 0.5)),
+    threadMsP99: rounded(percentile(threads, 0.99)),
+    verdictMsP50: rounded(percentile(verdicts, 0.5)),
+    verdictMsP99: rounded(percentile(verdicts, 0.99)),
+    verdictMsMax: rounded(Math.max(...verdicts)),
+    detectMsP50: rounded(percentile(detects, 0.5)),
+    detectMsP99: rounded(percentile(detects, 0.99)),
+    detectMsMax: rounded(Math.max(...detects)),
+    why: samples.at(-1)?.why ?? '',
+  };
+}
+
+export async function run(
+  options: { stressSeconds?: number; seed?: number } = {},
+): Promise<BenchResult> {
+  const seed = options.seed ?? 1;
+  const prng = new Prng(seed);
+  const rows = [
+    rowOf('SIGKILL: the connection breaks', await measureKills(prng)),
+    rowOf('SIGSTOP: pure silence', await measureFreezes(prng)),
+  ];
+  const { stressSeconds = 0 } = options;
+  if (stressSeconds > 0) rows.push(await measureFalseVerdicts(stressSeconds));
+  return {
+    name: 'detector',
+    rows,
+    notes: [
+      `heartbeats every 10 ms, promises of 40 ms, seed ${seed}`,
+      'targets: detectMsP99 at most 60 ms for SIGKILL and 120 ms for SIGSTOP, no false verdict',
+    ],
+  };
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  const at = process.argv.indexOf('--stress');
+  const stressSeconds = at < 0 ? 0 : Number(process.argv[at + 1]);
+  process.stdout.write(`${JSON.stringify(await run({ stressSeconds }), null, 2)}\n`);
+}
