@@ -53,6 +53,8 @@ export interface Suspicion {
 export const DETECTOR_DEFAULTS = {
   windowCount: 256,
   outagePhi: 4,
+  /** The acceptable pause, in intervals: 45 ms at the default heartbeat, longer than hosts stall. */
+  acceptableIntervals: 4.5,
   stretchMsMax: 250,
   latenessSlackMs: 2,
   startGraceMs: 2000,
@@ -86,7 +88,8 @@ export class FailureDetector {
     assert(options.intervalMs > 0, `heartbeat interval must be above zero: ${options.intervalMs}`);
     this.intervalMs = options.intervalMs;
     this.#deviationMsMin = options.deviationMsMin ?? options.intervalMs / 2;
-    this.#acceptablePauseMs = options.acceptablePauseMs ?? options.intervalMs * 4;
+    this.#acceptablePauseMs =
+      options.acceptablePauseMs ?? options.intervalMs * DETECTOR_DEFAULTS.acceptableIntervals;
     this.#outagePhi = options.outagePhi ?? DETECTOR_DEFAULTS.outagePhi;
     this.#stretchMsMax = options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax;
     this.#latenessSlackMs = options.latenessSlackMs ?? DETECTOR_DEFAULTS.latenessSlackMs;
