@@ -22,8 +22,8 @@ import { HeartbeatChild } from '../test/signals/heartbeat-child.ts';
 import { type BenchResult, percentile, rounded } from './lib/result.ts';
 
 const HOST = '127.0.0.1';
-const KILLS = Number(process.env['K'] ?? 60);
-const FREEZES = Number(process.env['F'] ?? 60);
+const KILLS = 60;
+const FREEZES = 60;
 const SETTLE_MS_MIN = 250;
 const SETTLE_MS_RANDOM = 60;
 const WAIT_MS_MAX = 10_000;
@@ -56,11 +56,15 @@ class Backup {
     });
   }
 
-  async waitFor(state: 'alive' | 'dead'): Promise<{ verdict: Verdict; heardAtMs: number }> {
+  /** The last verdict, once it is of this state and not older than `sinceMs`. */
+  async waitFor(
+    state: 'alive' | 'dead',
+    sinceMs = 0,
+  ): Promise<{ verdict: Verdict; heardAtMs: number }> {
     const deadlineMs = monotonicMs() + WAIT_MS_MAX;
     for (;;) {
       const last = this.verdicts.at(-1);
-      if (last?.verdict.state === state) return last;
+      if (last?.verdict.state === state && last.verdict.atMs >= sinceMs) return last;
       if (monotonicMs() > deadlineMs) throw new Error(`no verdict "${state}"`);
       await pause(1);
     }
@@ -70,9 +74,10 @@ class Backup {
   async measure(child: HeartbeatChild, signal: 'SIGKILL' | 'SIGSTOP'): Promise<Sample> {
     const words = this.heartbeat?.words;
     if (words === undefined) throw new Error('the backup was not started');
+    await this.waitFor('alive');
     const sentAtMs = monotonicMs();
     child.process.kill(signal);
-    const { verdict, heardAtMs } = await this.waitFor('dead');
+    const { verdict, heardAtMs } = await this.waitFor('dead', sentAtMs);
     const promisedUntilMs = Number(words.seal()) / 1e6;
     words.unseal();
     return {
@@ -155,7 +160,6 @@ function rowOf(name: string, samples: readonly Sample[]): Record<string, number 
   const threads = samples.map(({ threadMs }) => threadMs);
   const verdicts = samples.map(({ verdictMs }) => verdictMs);
   const detects = samples.map(({ detectMs }) => detectMs);
-  if (process.env['D']) for (const x of samples) console.error(JSON.stringify(x));
   return {
     case: name,
     samples: samples.length,

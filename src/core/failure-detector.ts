@@ -55,10 +55,10 @@ export const DETECTOR_DEFAULTS = {
   outagePhi: 4,
   /** The acceptable pause, in intervals: 45 ms at the default heartbeat, longer than hosts stall. */
   acceptableIntervals: 4.5,
-  stretchMsMax: 250,
+  stretchMsMax: 150,
   latenessSlackMs: 2,
   startGraceMs: 2000,
-  stretchHalfLifeMs: 1000,
+  stretchHalfLifeMs: 400,
 } as const;
 
 const NOT_SUSPICIOUS: Suspicion = { phi: 0, silentMs: 0, discountedMs: 0, stretchMs: 0 };
