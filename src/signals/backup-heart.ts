@@ -56,6 +56,7 @@ export class BackupHeart {
     this.#promiseUs = Math.round(options.tuning.promiseMs * 1000);
     this.#promiseNs = BigInt(this.#promiseUs) * 1000n;
     this.judge = new PeerJudge({
+      startedAtMs: monotonicMs(),
       intervalMs: options.tuning.intervalMs,
       phiDead: options.tuning.phiDead,
       onVerdict: (verdict) => {

@@ -15,6 +15,8 @@ const UNREACHABLE_STRENGTH = 0.25;
 const SILENCE_STRENGTH_MIN = 0.25;
 
 export interface PeerJudgeOptions {
+  /** Now: what was heard on the link before was of another peer, or another life of this one. */
+  readonly startedAtMs: number;
   readonly intervalMs: number;
   readonly phiDead: number;
   readonly onVerdict: (verdict: Verdict) => void;
@@ -33,12 +35,13 @@ export class PeerJudge {
   #lastHeartbeatMs: number | null = null;
   #lastLinkMs: number | null = null;
   /** What was heard on the link before then was of another peer. */
-  #judgedFromMs = 0;
+  #judgedFromMs: number;
   /** The peer said goodbye: what follows is as announced. */
   #departed = false;
 
   constructor(options: PeerJudgeOptions) {
     this.#options = options;
+    this.#judgedFromMs = options.startedAtMs;
     this.#detector = new FailureDetector({ intervalMs: options.intervalMs });
   }
 
@@ -134,13 +137,13 @@ export class PeerJudge {
 
   /** Weighs the silence up to now. To be called after all that waits in sockets was read. */
   review(nowMs: number): void {
-    const { phi, silentMs, discountedMs } = this.#detector.suspicion(nowMs);
+    const { phi, discountedMs } = this.#detector.suspicion(nowMs);
     const strength = Math.min(1, phi / this.#options.phiDead);
     const signal = {
       ...about('heartbeat', 'heartbeat', 'silence'),
       strength: this.#departed || strength < SILENCE_STRENGTH_MIN ? 0 : strength,
       atMs: nowMs,
-      text: this.#silenceText(nowMs, phi, silentMs, discountedMs),
+      text: this.#silenceText(nowMs, phi, discountedMs),
     };
     const verdict = this.#maker.weigh(signal);
     if (verdict === null) return;
@@ -164,16 +167,18 @@ export class PeerJudge {
     if (verdict !== null) this.#options.onVerdict(verdict);
   }
 
-  #silenceText(nowMs: number, phi: number, silentMs: number, discountedMs: number): string {
-    const heartbeat =
+  #silenceText(nowMs: number, phi: number, discountedMs: number): string {
+    const heartbeatSilentMs = nowMs - (this.#lastHeartbeatMs ?? Number.NEGATIVE_INFINITY);
+    const parts = [
       this.#lastHeartbeatMs === null
         ? 'no heartbeat ever'
-        : `no heartbeat for ${Math.round(nowMs - this.#lastHeartbeatMs)} ms`;
-    const parts = [heartbeat, `phi ${phi.toFixed(1)}`];
+        : `no heartbeat for ${Math.round(heartbeatSilentMs)} ms`,
+      `phi ${phi.toFixed(1)}`,
+    ];
     if (this.#lastLinkMs !== null) {
-      const linkSilentMs = Math.round(nowMs - this.#lastLinkMs);
-      const alike = linkSilentMs >= silentMs;
-      parts.push(alike ? 'link silent too' : `link silent for ${linkSilentMs} ms`);
+      const linkSilentMs = nowMs - this.#lastLinkMs;
+      const asLong = linkSilentMs >= heartbeatSilentMs;
+      parts.push(asLong ? 'link silent too' : `link silent for ${Math.round(linkSilentMs)} ms`);
     }
     if (discountedMs >= 1)
       parts.push(`${Math.round(discountedMs)} ms of own standstill not counted`);

@@ -71,6 +71,7 @@ export class PrimaryHeart {
     this.#generation = options.generation;
     this.#partner = options.partner;
     this.judge = new PeerJudge({
+      startedAtMs: monotonicMs(),
       intervalMs: options.tuning.intervalMs,
       phiDead: options.tuning.phiDead,
       onVerdict: (verdict) => {
