@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { assert, unreachable } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
-import { type Epoch, type Generation, NO_GENERATION } from '../base/units.ts';
+import { type Epoch, NO_GENERATION } from '../base/units.ts';
 import { PayloadDigest } from '../codec/checksum.ts';
 import type { Frame } from '../codec/frame.ts';
 import { PROTOCOL_VERSION } from '../codec/frame.ts';
@@ -24,12 +24,11 @@ import type { Instance, RegisterWord } from '../core/register.ts';
 import type { Guest, GuestDescriptor } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
-import { type Endpoint, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
-import { PromiseWords } from '../signals/promise-words.ts';
 import { ApplyQueue } from './apply-queue.ts';
 import { nowMs, nowNs } from './clock.ts';
 import { EpochAssembler, type WholeEpoch } from './epoch-assembler.ts';
 import type { NodeParts } from './node-parts.ts';
+import { PrimaryWatch } from './primary-watch.ts';
 import { answerRegister } from './register-port.ts';
 import { type Standby, prepareStandby } from './standby.ts';
 import { Wakeup } from './wakeup.ts';
@@ -59,17 +58,10 @@ export class BackupSession {
   readonly #wakeup: Wakeup;
   readonly #assembler = new EpochAssembler();
   readonly #apply: ApplyQueue;
+  readonly #watch: PrimaryWatch;
   readonly outcome: Promise<BackupOutcome>;
   #finish: (outcome: BackupOutcome) => void = () => undefined;
   #ended = false;
-  #generation: Generation = NO_GENERATION;
-  readonly #words = new PromiseWords();
-  #heartbeat: Heartbeat | null = null;
-  #watched: Endpoint | null = null;
-  /** Settles when no start or stop of heartbeats is under way; never rejects. */
-  #watching: Promise<void> = Promise.resolve();
-  /** In whose name promises are made. */
-  #promiser: Instance | null = null;
   #link: { readonly id: number; readonly link: Link } | null = null;
   #nextLinkId = 1;
   #welcome: WelcomeMessage | null = null;
@@ -94,6 +86,11 @@ export class BackupSession {
     this.#apply = new ApplyQueue({
       diskSync: options.parts.config.diskSync,
       onPressure: (full) => (full ? this.#link?.link.pause() : this.#link?.link.resume()),
+    });
+    this.#watch = new PrimaryWatch({
+      config: options.parts.config,
+      log: this.#log,
+      onVerdict: (verdict) => this.#onVerdict(verdict),
     });
     this.outcome = new Promise((resolve) => {
       this.#finish = resolve;
@@ -165,21 +162,19 @@ export class BackupSession {
       this.#assembler.discard();
       this.#step({ kind: 'linkClosed', linkId: id, why: reason.text });
     });
+    this.#watch.noteLink('open', 'open');
     this.#step({ kind: 'linkUp', linkId: id });
   }
 
   /** The bulk link ended or could not be made: evidence about the primary. */
   linkDown(text: string): void {
-    this.#heartbeat?.noteLink('closed', text);
+    this.#watch.noteLink('closed', text);
   }
 
   #step(event: BackupEvent): void {
     if (this.#ended) return;
     for (const effect of this.#core.step(event, nowMs())) this.#carryOut(effect);
-    const { generation } = this.#core.status;
-    if (generation === this.#generation) return;
-    this.#generation = generation;
-    this.#heartbeat?.setGeneration(generation);
+    this.#watch.setGeneration(this.#core.status.generation);
   }
 
   #onVerdict(verdict: Verdict): void {
@@ -191,51 +186,6 @@ export class BackupSession {
     this.#verdictWhy = verdict.why;
     parts.emit({ event: 'verdict', dead, why: verdict.why, atNs: this.#verdictAtNs.toString() });
     this.#step({ kind: 'verdict', verdict: dead ? 'dead' : 'alive', why: verdict.why });
-  }
-
-  /**
-   * Heartbeats with whoever welcomed us; the promises made to the last one still stand. One start
-   * at a time: a thread takes longer to come up than a link to break and be welcomed again.
-   */
-  #watch(endpoint: Endpoint): void {
-    if (this.#watched?.host === endpoint.host && this.#watched.port === endpoint.port) {
-      this.#heartbeat?.noteLink('open', 'open');
-      return;
-    }
-    this.#watched = endpoint;
-    this.#watching = this.#watching
-      .then(() => this.#startWatching(endpoint))
-      .catch((error: unknown) => {
-        // The next welcome tries again.
-        this.#watched = null;
-        this.#log.error({ error: toRomulusError(error).toJSON() }, 'no heartbeats');
-      });
-  }
-
-  async #startWatching(endpoint: Endpoint): Promise<void> {
-    const { config } = this.#options.parts;
-    const old = this.#heartbeat;
-    this.#heartbeat = null;
-    await old?.stop();
-    if (this.#ended || this.#watched !== endpoint) return;
-    const heartbeat = await startHeartbeat({
-      role: 'backup',
-      endpoint,
-      generation: this.#generation,
-      instance: this.#promiser,
-      words: this.#words,
-      tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
-      onVerdict: (verdict) => this.#onVerdict(verdict),
-      onSignal: (signal) => this.#log.debug({ signal: signal.source }, signal.text),
-      onFailed: (error) => {
-        this.#watched = null;
-        this.#log.fatal({ error: error.toJSON() }, 'heartbeats ended');
-      },
-    });
-    this.#heartbeat = heartbeat;
-    heartbeat.setInstance(this.#promiser);
-    heartbeat.setGeneration(this.#generation);
-    if (this.#link !== null) heartbeat.noteLink('open', 'open');
   }
 
   #carryOut(effect: BackupEffect): void {
@@ -254,16 +204,14 @@ export class BackupSession {
       case 'sendReady':
         return this.#send(effect.linkId, { kind: 'ready', instance: effect.instance });
       case 'promiseAs':
-        this.#promiser = effect.instance;
-        this.#heartbeat?.setInstance(effect.instance);
-        return;
+        return this.#watch.promiseAs(effect.instance);
       case 'acknowledge':
         return this.#acknowledge(effect);
       case 'apply':
         void this.#applyEpoch(effect.instance, effect.epoch);
         return;
       case 'sealPromises': {
-        const untilMs = Number(this.#words.seal()) / 1e6;
+        const untilMs = Number(this.#watch.words.seal()) / 1e6;
         // The answer is an event of its own: effects of one step are carried out to the end first.
         queueMicrotask(() =>
           this.#step({ kind: 'promisesSealed', requestId: effect.requestId, untilMs }),
@@ -271,7 +219,7 @@ export class BackupSession {
         return;
       }
       case 'unsealPromises':
-        this.#words.unseal();
+        this.#watch.words.unseal();
         return;
       case 'discardPartialEpoch':
         this.#assembler.discard();
@@ -319,7 +267,7 @@ export class BackupSession {
 
   #onFrame(linkId: number, frame: Frame): void {
     this.#bytesReceived += frame.payload.byteLength;
-    this.#words.noteLinkHeard(nowNs());
+    this.#watch.words.noteLinkHeard(nowNs());
     switch (frame.kind) {
       case 'baseImage':
       case 'baseDisk':
@@ -405,7 +353,7 @@ export class BackupSession {
       host: linkHost.host,
       port: message.heartbeatPort,
     };
-    this.#watch(heartbeat);
+    this.#watch.watch(heartbeat);
     this.#step({
       kind: 'welcome',
       linkId,
@@ -487,7 +435,7 @@ export class BackupSession {
     const { parts } = this.#options;
     const { epoch, instance, promiseMs, linkId } = effect;
     const untilNs = nowNs() + BigInt(Math.round(promiseMs * 1e6));
-    if (promiseMs > 0 && !this.#words.extendPromise(untilNs)) return;
+    if (promiseMs > 0 && !this.#watch.words.extendPromise(untilNs)) return;
     parts.audit.record('ack-sent', { epoch });
     this.#send(linkId, { kind: 'ack', epoch, instance, promiseUs: Math.round(promiseMs * 1000) });
   }
@@ -571,8 +519,7 @@ export class BackupSession {
 
   /** Ends the threads and, unless it was promoted, the waiting machine. */
   async close(): Promise<void> {
-    await this.#watching;
-    await this.#heartbeat?.stop();
+    await this.#watch.close();
     await this.#apply.close();
     if (this.#guest === null) await this.#standby?.discard();
   }
