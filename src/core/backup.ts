@@ -419,7 +419,8 @@ export class Backup {
     assert(image !== null && this.#state.name === 'suspecting', 'suspects only with an image');
     const text = `the register says ${describeWord(word)}`;
     const knownGeneration = this.#generation;
-    if ((word?.generation ?? NO_GENERATION) < knownGeneration) {
+    const isShared = this.#options.onSilence === 'arbiter';
+    if (isShared && (word?.generation ?? NO_GENERATION) < knownGeneration) {
       // Read before a change that we have since been told of.
       const askAgainAtMs = this.#nowMs + this.#options.limits.registerRetryMs;
       return this.#become({ name: 'suspecting', askAgainAtMs }, `${text}, which is outdated`);
@@ -428,7 +429,9 @@ export class Backup {
     if (word?.partner === image.instance) return this.#seal(word, promote(word));
     if (this.#suspicion === 'forced') {
       this.#reportNow(`${text}; promoting by force: its unprotected output may be lost`);
-      return this.#seal(word, force(word, image.instance));
+      // A word of our own knows less than what the primary told us.
+      const from = isShared ? word : (this.#pairedWord ?? word);
+      return this.#seal(from, force(from, image.instance));
     }
     // The primary may have asked to pair before it died, and the request be still on its way.
     const mayPairYet =
@@ -469,7 +472,6 @@ export class Backup {
     assert(this.#state.name === 'promoting', 'promoting');
     const { from, to } = this.#state;
     this.#dropLink('ERR_TRANSPORT_PROMOTING', this.#why);
-    this.#emit({ kind: 'discardPartialEpoch' });
     this.#state = { ...this.#state, step: { kind: 'asking' } };
     this.#reportNow(`asking the register for ${describeWord(to)}`);
     this.#emit(...this.#register.change(from, to, this.#nowMs));
@@ -534,16 +536,13 @@ export class Backup {
       this.#dropLink('ERR_TIMEOUT_WELCOME', 'the primary did not answer our hello');
     }
     const state = this.#state;
-    if (state.name === 'suspecting' && this.#isAskAgainDue(state.askAgainAtMs)) {
+    if (state.name === 'suspecting') {
+      if (state.askAgainAtMs === null || this.#nowMs < state.askAgainAtMs) return;
       this.#state = { name: 'suspecting', askAgainAtMs: null };
       this.#emit(...this.#register.read(this.#nowMs));
     } else if (state.name === 'promoting') {
       this.#advancePromotion(state.step);
     }
-  }
-
-  #isAskAgainDue(askAgainAtMs: number | null): boolean {
-    return askAgainAtMs !== null && this.#nowMs >= askAgainAtMs;
   }
 
   #advancePromotion(step: PromotionStep): void {

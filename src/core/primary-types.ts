@@ -240,8 +240,15 @@ export type PrimaryEffect =
   | { readonly kind: 'dropLink'; readonly linkId: LinkId; readonly why: string }
   /** Frames of epochs up to this one need not be kept for a resume any more. */
   | { readonly kind: 'forgetEpochs'; readonly throughEpoch: Epoch }
-  /** All is done that a clean shutdown must do: detach from the guest and end. */
-  | { readonly kind: 'finish'; readonly why: string }
+  /**
+   * This machine is done: detach from the guest, if there is one, and end. After `guest-lost` the
+   * node may go on as the backup of whoever takes over.
+   */
+  | {
+      readonly kind: 'finish';
+      readonly reason: 'shutdown' | 'guest-lost';
+      readonly why: string;
+    }
   /** A change of state, or of its reason, in words for status, log and metrics. */
   | { readonly kind: 'report'; readonly state: PrimaryStateName; readonly why: string }
   /** Wake me with `timer` at this time; replaces the time before it. Null: no need. */

@@ -463,12 +463,14 @@ export class Primary {
 
   // ---- the end
 
-  #handleGuestLost(why: string): void {
+  #handleGuestLost(what: string): void {
     if (isOver(this.#state)) return;
+    const why = `the guest is gone: ${what}`;
     this.#emit({ kind: 'closeOutput' });
-    this.#leave('guest-lost', why);
+    this.#leave('guest-lost', what);
     this.#state = { name: 'stopped' };
-    this.#reportNow(`the guest is gone: ${why}`);
+    this.#reportNow(why);
+    this.#emit({ kind: 'finish', reason: 'guest-lost', why });
   }
 
   /**
@@ -489,7 +491,7 @@ export class Primary {
     this.#leave('shutdown', why);
     this.#state = { name: 'stopped' };
     this.#reportNow(why);
-    this.#emit({ kind: 'finish', why });
+    this.#emit({ kind: 'finish', reason: 'shutdown', why });
   }
 
   /** Takes leave of whoever is connected. */

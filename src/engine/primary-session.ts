@@ -261,7 +261,10 @@ export class PrimarySession {
         this.#pipeline.queue.applied(effect.throughEpoch);
         return;
       case 'finish':
-        return this.#end({ kind: 'finished', why: effect.why });
+        return this.#end({
+          kind: effect.reason === 'shutdown' ? 'finished' : 'fenced',
+          why: effect.why,
+        });
       case 'report':
         return this.#report(effect.state, effect.why);
       case 'wakeAt':

@@ -181,9 +181,9 @@ export class OutputGate {
    * some of it, that leaves at the next release, under the same check as everything held.
    */
   hold(): void {
-    if (this.#mode === 'holding') return;
-    if (this.#mode === 'open') this.#releasedThroughIndex = this.#received;
+    // Said again while holding, it takes back a release that had no end in time.
     this.#mayWrite = (): boolean => false;
+    if (this.#mode === 'open') this.#releasedThroughIndex = this.#received;
     this.#mode = 'holding';
   }
 

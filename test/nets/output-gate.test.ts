@@ -50,6 +50,19 @@ describe('OutputGate', () => {
     });
   });
 
+  it('takes a release back when told to hold again', () => {
+    const { outlet, gate, say } = make('holding');
+    say('a');
+    gate.mark(1, 1);
+    outlet.ready = false;
+    gate.release(1, yes);
+    gate.hold();
+    outlet.becomeReady();
+    expect(outlet.written).toEqual([]);
+    gate.release(1, yes);
+    expect(outlet.written).toEqual(['a']);
+  });
+
   it('lets a frame follow its mark', () => {
     const { outlet, gate, say } = make('holding');
     say('a');

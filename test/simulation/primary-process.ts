@@ -246,7 +246,7 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
         this.#retained = this.#retained.filter(({ epoch }) => epoch > effect.throughEpoch);
         return;
       case 'finish':
-        return this.#site.primaryFinished();
+        return effect.reason === 'shutdown' ? this.#site.primaryFinished() : undefined;
       case 'report':
         if (effect.state === 'fenced') this.#site.primaryFenced();
         return;
