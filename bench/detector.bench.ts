@@ -24,7 +24,7 @@ import { type BenchResult, percentile, rounded } from './lib/result.ts';
 const HOST = '127.0.0.1';
 const KILLS = 60;
 const FREEZES = 60;
-const SETTLE_MS_MIN = 250;
+const SETTLE_MS_MIN = 500;
 const SETTLE_MS_RANDOM = 60;
 const WAIT_MS_MAX = 10_000;
 
