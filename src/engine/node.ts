@@ -32,6 +32,7 @@ const PROGRESS_MS = 200;
 /** What a role does next. */
 export type RoleOutcome =
   | { readonly kind: 'finished'; readonly why: string }
+  | { readonly kind: 'guestLost'; readonly why: string }
   | { readonly kind: 'fenced'; readonly why: string }
   | { readonly kind: 'promoted'; readonly machine: PromotedMachine };
 
@@ -160,6 +161,7 @@ export class Node {
         case 'finished':
           this.#log.info(outcome.why);
           return;
+        case 'guestLost':
         case 'fenced':
           this.#state.clear();
           this.#mustHavePeer(outcome.why);

@@ -9,7 +9,7 @@ import type { LinkListener } from '../links/ws.ts';
 import { listenWs } from '../links/ws.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
-import { type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
+import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worker.ts';
 import { connectMachineNet } from './machine-net.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
@@ -84,7 +84,8 @@ export class PrimaryRole implements Role {
         onPromised: (by, promiseMs, sentAtMs) => session?.promised(by, promiseMs, sentAtMs),
         onFailed: (error) => session?.captureLost(error),
       });
-      cleanups.push(() => heartbeat.stop());
+      let farewell: Goodbye = { reason: 'shutdown', text: 'stopped' };
+      cleanups.push(() => heartbeat.stop(farewell));
       session = new PrimarySession({
         parts: this.#parts,
         capture,
@@ -120,7 +121,10 @@ export class PrimaryRole implements Role {
       if (promoted === null) session.start();
       else session.startPromoted(promoted.word);
       if (this.#stopAsked) session.shutdown();
-      return await session.outcome;
+      const outcome = await session.outcome;
+      // Who lost its link before it could be told learns it from the heartbeats.
+      if (outcome.kind === 'guestLost') farewell = { reason: 'guest-lost', text: outcome.why };
+      return outcome;
     } finally {
       for (const cleanup of cleanups.toReversed()) await cleanup();
       this.#running = null;

@@ -36,6 +36,7 @@ export interface PrimarySessionOptions extends PipelineOptions {
 /** Why the session ended. */
 export type PrimaryOutcome =
   | { readonly kind: 'finished'; readonly why: string }
+  | { readonly kind: 'guestLost'; readonly why: string }
   | { readonly kind: 'fenced'; readonly why: string };
 
 interface Peer {
@@ -262,7 +263,7 @@ export class PrimarySession {
         return;
       case 'finish':
         return this.#end({
-          kind: effect.reason === 'shutdown' ? 'finished' : 'fenced',
+          kind: effect.reason === 'shutdown' ? 'finished' : 'guestLost',
           why: effect.why,
         });
       case 'report':
