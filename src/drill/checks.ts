@@ -177,14 +177,18 @@ export function checkOrder(evidence: Evidence): Check {
   let gaps = 0;
   let acked = 0;
   for (const audit of evidence.audits) {
-    let previous: number | null = null;
-    for (const line of audit) {
-      // A new base image may begin at any later epoch, and says so.
-      if (line.what === 'base') previous = null;
-      if (line.what !== 'ack-sent' || line.epoch === null) continue;
+    let last = 0;
+    let lastInstance: string | null = null;
+    for (const { what, epoch, instance } of audit) {
+      if (what !== 'ack-sent' || epoch === null) continue;
       acked += 1;
-      if (previous !== null && line.epoch !== previous + 1) gaps += 1;
-      previous = line.epoch;
+      // Saying it twice is fine. Another instance is another image, which may begin at any later
+      // epoch, never at an earlier.
+      const inOrder =
+        instance === lastInstance ? epoch === last + 1 || epoch === last : epoch > last;
+      if (!inOrder) gaps += 1;
+      last = epoch;
+      lastInstance = instance;
     }
   }
   return {

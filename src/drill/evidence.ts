@@ -11,6 +11,8 @@ export interface AuditLine {
   readonly atNs: bigint;
   readonly what: string;
   readonly epoch: number | null;
+  /** Which image was acknowledged for. */
+  readonly instance: string | null;
   /** The machine's own count of steps at an epoch's boundary. */
   readonly position: number | null;
 }
@@ -61,6 +63,7 @@ export function parseAudit(text: string, name: string): AuditLine[] {
       atNs: BigInt(String(value['at'])),
       what: String(value['what']),
       epoch: numberOrNull(value['epoch']),
+      instance: typeof value['instance'] === 'string' ? value['instance'] : null,
       position: numberOrNull(value['position']),
     });
   }

@@ -436,7 +436,7 @@ export class BackupSession {
     const { epoch, instance, promiseMs, linkId } = effect;
     const untilNs = nowNs() + BigInt(Math.round(promiseMs * 1e6));
     if (promiseMs > 0 && !this.#watch.words.extendPromise(untilNs)) return;
-    parts.audit.record('ack-sent', { epoch });
+    parts.audit.record('ack-sent', { epoch, instance });
     this.#send(linkId, { kind: 'ack', epoch, instance, promiseUs: Math.round(promiseMs * 1000) });
   }
 

@@ -36,7 +36,7 @@ function audit(
   epoch: number | null = null,
   position: number | null = null,
 ): AuditLine {
-  return { atNs: BigInt(atMs) * MS, what, epoch, position };
+  return { atNs: BigInt(atMs) * MS, what, epoch, instance: 'b#1', position };
 }
 
 /**
@@ -148,6 +148,14 @@ describe('the checks', () => {
     expect(failing(judgeEvidence(evidenceOf(run)))).toContain('order');
   });
 
+  it('let a new image begin at a later epoch, and never at an earlier', () => {
+    const run = honest();
+    run.b.splice(2, 0, { ...audit(160, 'ack-sent', 9), instance: 'b#2' });
+    expect(failing(judgeEvidence(evidenceOf(run)))).not.toContain('order');
+    run.b.splice(3, 0, { ...audit(161, 'ack-sent', 3), instance: 'b#3' });
+    expect(failing(judgeEvidence(evidenceOf(run)))).toContain('order');
+  });
+
   it('let output go unacknowledged while that is declared, and only then', () => {
     const run = honest();
     run.b = run.b.filter(({ what }) => what !== 'ack-sent');
@@ -165,7 +173,7 @@ describe('audit files', () => {
   it('forgive a last line cut short, and nothing else', () => {
     const line = '{"at":"1000","what":"mark","epoch":1,"position":20}';
     expect(parseAudit(`${line}\n{"at":"2`, 'a')).toEqual([
-      { atNs: 1000n, what: 'mark', epoch: 1, position: 20 },
+      { atNs: 1000n, what: 'mark', epoch: 1, instance: null, position: 20 },
     ]);
     expect(() => parseAudit(`{"at":\n${line}\n`, 'a')).toThrow(/line 1/);
   });
