@@ -76,7 +76,8 @@ export class HeldPromise {
   raise(instance: Instance, sentAtMs: number, promiseMs: number): boolean {
     if (instance !== this.#instance) return false;
     const untilMs = heldUntilMs(sentAtMs, promiseMs, this.#margin);
-    if (untilMs <= this.#untilMs) return false;
+    // Written so that a promise that is not a number raises nothing.
+    if (!(untilMs > this.#untilMs)) return false;
     this.#untilMs = untilMs;
     return true;
   }

@@ -1,0 +1,60 @@
+/** Goal: one checkpoint at a time, at the pace asked for, slower while the queue is full. */
+import { describe, expect, it } from 'vitest';
+import { AssertionError } from '../../src/base/assert.ts';
+import { EpochPacer } from '../../src/core/epoch-pacer.ts';
+
+const MARKS = { lowBytes: 10, highBytes: 100, limitBytes: 1000 };
+
+describe('epoch pacer', () => {
+  it('waits for the checkpoint before', () => {
+    const pacer = new EpochPacer(25, MARKS);
+    pacer.asked(0);
+    expect(pacer.dueAtMs).toBeNull();
+    expect(() => pacer.asked(1)).toThrow(AssertionError);
+    pacer.answered();
+    expect(pacer.dueAtMs).toBe(25);
+  });
+
+  it('takes any interval from a millisecond to hours, while running', () => {
+    const pacer = new EpochPacer(1, MARKS);
+    pacer.asked(0);
+    pacer.answered();
+    expect(pacer.dueAtMs).toBe(1);
+    pacer.setInterval(3 * 3600 * 1000);
+    expect(pacer.dueAtMs).toBe(3 * 3600 * 1000);
+    for (const bad of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => pacer.setInterval(bad)).toThrow(RangeError);
+    }
+  });
+
+  it('doubles the interval with every checkpoint above the high watermark, up to a bound', () => {
+    const pacer = new EpochPacer(25, MARKS);
+    expect(pacer.queueLevel(100)).toBe(true);
+    const intervalsMs: number[] = [];
+    for (let round = 0; round < 10; round += 1) {
+      intervalsMs.push(pacer.effectiveIntervalMs);
+      pacer.asked(round);
+      pacer.answered();
+    }
+    expect(intervalsMs).toEqual([50, 100, 200, 400, 800, 1600, 1600, 1600, 1600, 1600]);
+    // Between the watermarks nothing changes.
+    expect(pacer.queueLevel(50)).toBe(false);
+    expect(pacer.effectiveIntervalMs).toBe(1600);
+    expect(pacer.queueLevel(10)).toBe(true);
+    expect(pacer.effectiveIntervalMs).toBe(25);
+  });
+
+  it('never shortens an interval that is long already', () => {
+    const pacer = new EpochPacer(600_000, MARKS);
+    pacer.queueLevel(500);
+    expect(pacer.effectiveIntervalMs).toBe(600_000);
+  });
+
+  it('asks for none at the limit of the queue', () => {
+    const pacer = new EpochPacer(25, MARKS);
+    pacer.queueLevel(1000);
+    expect(pacer.dueAtMs).toBeNull();
+    pacer.queueLevel(999);
+    expect(pacer.dueAtMs).not.toBeNull();
+  });
+});
