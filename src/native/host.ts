@@ -35,6 +35,8 @@ interface HostNative {
   hostFacts(): HostFacts;
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
+  isolateDescriptors(): number[];
+  closeLoopDescriptors(descriptors: readonly number[]): void;
 }
 
 /** Tries out what this host can do; takes about a millisecond. */
@@ -53,4 +55,21 @@ export function monotonicNs(): bigint {
  */
 export function boostThread(): 'rr' | 'nice' | 'none' {
   return loadNative<HostNative>().boostThread();
+}
+
+/**
+ * Gives the calling thread a table of descriptors of its own, without what other threads own (see
+ * native-sim/src/thread_files.cc for why). Sockets it opens from then on close the moment the
+ * process is killed, not when its memory is torn down. Call it before the first of them; does
+ * nothing where the kernel refuses.
+ * @returns descriptors of the thread's event loop of which the other threads' table keeps copies:
+ *   for `closeLoopDescriptors` in the thread that started this one, once this one has ended.
+ */
+export function isolateDescriptors(): readonly number[] {
+  return loadNative<HostNative>().isolateDescriptors();
+}
+
+/** Closes the copies that an ended, isolated thread's event loop left in this thread's table. */
+export function closeLoopDescriptors(descriptors: readonly number[]): void {
+  loadNative<HostNative>().closeLoopDescriptors(descriptors);
 }

@@ -69,7 +69,13 @@ export type ThreadPriority = 'rr' | 'nice' | 'none';
 
 /** From the heartbeat thread. */
 export type HeartbeatReport =
-  | { readonly kind: 'ready'; readonly port: number; readonly priority: ThreadPriority }
+  | {
+      readonly kind: 'ready';
+      readonly port: number;
+      readonly priority: ThreadPriority;
+      /** Copies of the thread's own descriptors in the main thread's table. */
+      readonly loopDescriptors: readonly number[];
+    }
   | { readonly kind: 'verdict'; readonly verdict: Verdict }
   | { readonly kind: 'signal'; readonly signal: Signal }
   | { readonly kind: 'partnerSet'; readonly requestId: number }

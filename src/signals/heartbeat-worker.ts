@@ -6,7 +6,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert, unreachable } from '../base/assert.ts';
 import { toRomulusError } from '../base/errors.ts';
-import { boostThread } from '../native/host.ts';
+import { boostThread, isolateDescriptors } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
 import { monotonicMs, PromiseWords } from './promise-words.ts';
@@ -84,10 +84,17 @@ function obey(heart: PrimaryHeart | BackupHeart, ticker: Ticker, order: Heartbea
 }
 
 try {
+  // Before any socket is made: a killed engine's heartbeats must end at once, whatever it shadows.
+  const loopDescriptors = isolateDescriptors();
   const priority = boostThread();
   const heart = await startHeart();
   run(heart);
-  report({ kind: 'ready', port: heart instanceof PrimaryHeart ? heart.port : 0, priority });
+  report({
+    kind: 'ready',
+    port: heart instanceof PrimaryHeart ? heart.port : 0,
+    priority,
+    loopDescriptors,
+  });
 } catch (error) {
   report({ kind: 'failed', error: toRomulusError(error).toJSON() });
   port.close();

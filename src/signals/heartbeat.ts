@@ -11,6 +11,7 @@ import type { Generation } from '../base/units.ts';
 import { DEFAULT_PROMISE_MARGIN, DEFAULT_PROMISE_MS } from '../core/promise.ts';
 import type { Instance } from '../core/register.ts';
 import type { Signal, Verdict } from '../core/verdict.ts';
+import { closeLoopDescriptors } from '../native/host.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import {
   type Endpoint,
@@ -76,6 +77,7 @@ export class Heartbeat {
   #partner: Instance | null;
   #port = 0;
   #priority: ThreadPriority = 'none';
+  #loopDescriptors: readonly number[] = [];
   #stopping: Promise<void> | null = null;
   #ended = false;
 
@@ -173,6 +175,7 @@ export class Heartbeat {
           ready = true;
           this.#port = report.port;
           this.#priority = report.priority;
+          this.#loopDescriptors = report.loopDescriptors;
           resolve();
         } else if (report.kind === 'failed' && !ready) fail(fromErrorJson(report.error));
         else this.#take(report);
@@ -182,6 +185,7 @@ export class Heartbeat {
         else fail(toRomulusError(error));
       });
       this.#worker.on('exit', (code) => {
+        closeLoopDescriptors(this.#loopDescriptors);
         const error = threadError(`ended with code ${code}`);
         if (ready) this.#end(error);
         else fail(error);
