@@ -23,7 +23,6 @@ const UNPROTECTED_RUN_MS = 500;
 
 type NodeIndex = 0 | 1;
 type Promoted = Extract<NodeEvent, { event: 'promoted' }>;
-type Verdict = Extract<NodeEvent, { event: 'verdict' }>;
 
 /** What came of a strike. */
 export interface Outcome {
@@ -98,7 +97,7 @@ export async function playFailover(
     (event): event is Promoted => event.event === 'promoted',
     { withinMs: FAILOVER_WAIT_MS, after: eventsBefore },
   );
-  const detectMs = detectionMs(theatre, to, eventsBefore, struckAtNs);
+  const detectMs = detectionMs(promoted, struckAtNs);
   tell(
     `${NAMES[to]} took over from epoch ${promoted.epoch}, generation ${promoted.generation}: ${promoted.why}`,
   );
@@ -123,20 +122,12 @@ export async function playFailover(
   };
 }
 
-/** From the strike to the verdict that led to the promotion: the last one before it. */
-function detectionMs(
-  theatre: Theatre,
-  heir: NodeIndex,
-  eventsBefore: number,
-  struckAtNs: bigint,
-): number | null {
-  const seen = theatre.node(heir).events.slice(eventsBefore);
-  const verdict = seen
-    .map(({ event }) => event)
-    .findLast((event): event is Verdict => event.event === 'verdict' && event.dead);
-  return verdict === undefined
-    ? null
-    : Math.max(0, Number(BigInt(verdict.atNs) - struckAtNs) / NS_PER_MS);
+/**
+ * From the strike until the backup was sure that it may take over: its verdict, and its own promises
+ * run out. What follows is the promotion.
+ */
+function detectionMs(promoted: Promoted, struckAtNs: bigint): number {
+  return Math.max(0, Number(BigInt(promoted.decidedAtNs) - struckAtNs) / NS_PER_MS);
 }
 
 /** A thawed primary must find itself replaced: release nothing, stop its machine. */
@@ -260,7 +251,7 @@ async function playPartition(theatre: Theatre, tell: (text: string) => void): Pr
             struckAtNs,
           },
     survivor,
-    detectMs: promoted === null ? null : detectionMs(theatre, 1, seen.backup, struckAtNs),
+    detectMs: promoted === null ? null : detectionMs(promoted, struckAtNs),
     waitedMs: promoted?.waitedMs ?? null,
     promoteMs: promoted?.promoteMs ?? null,
     checks,

@@ -106,7 +106,7 @@ function printResult(result: DrillResult): void {
     ],
     ['bytes raw / sent', `${formatBytes(result.bytesRaw)} / ${formatBytes(result.bytesSent)}`],
     ['detected after', formatMs(result.detectMs)],
-    ['promise ran out after', formatMs(result.waitedMs)],
+    ['of which waiting for promises', formatMs(result.waitedMs)],
     ['promoted in', formatMs(result.promoteMs)],
     ['heard again after', formatMs(result.rtoMs)],
     [
