@@ -33,6 +33,7 @@
         'src/page_delta.cc',
         'src/page_delta_avx2.cc',
         'src/page_delta_avx512.cc',
+        'src/page_delta_avx512_apply.cc',
         'src/page_delta_batch.cc',
         'src/page_delta_scalar.cc',
         'src/page_delta_select.cc',

@@ -1,5 +1,5 @@
-// The JavaScript face of the page functions, for plain buffers. Plain functions, no state: usable from
-// any thread's environment; every buffer is used only during the call.
+// The JavaScript face of the page functions, for plain buffers. Plain functions, no state: usable
+// from any thread's environment; every buffer is used only during the call.
 #include "page_delta.h"
 
 #include <cstring>

@@ -1,10 +1,11 @@
 // Pages against their previous versions: the encodings of docs/ARCHITECTURE.md "Page batches", one
 // page at a time, in three forms with byte-identical output: scalar, AVX2 and AVX-512.
 //
-// A page is compared once, into 64 masks of 64 bits (a bit set where a byte changed). From the masks
-// alone follow the exact size of a `mask` encoding and, up to a few bytes, that of `runs`, and with them
-// the choice (ChooseEncoding), so that every form chooses alike. The bytes are packed afterwards, from
-// the first-level cache. The CRC32C that the page's digest needs is taken in the same pass.
+// A page is compared once, into 64 masks of 64 bits (a bit set where a byte changed). From the
+// masks alone follow the exact size of a `mask` encoding and, up to a few bytes, that of `runs`,
+// and with them the choice (ChooseEncoding), so that every form chooses alike. The bytes are packed
+// afterwards, from the first-level cache. The CRC32C that the page's digest needs is taken in the
+// same pass.
 //
 // Nothing here allocates, throws or keeps state: all functions are safe from any thread.
 #pragma once
@@ -51,7 +52,7 @@ struct PageMeasure {
   uint32_t changed_lines = 0;
   uint32_t runs = 0;             // after merging short gaps
   uint32_t run_bytes = 0;        // new bytes in these runs
-  uint32_t unchanged_spans = 0;  // stretches of whole unchanged lines: each may cost a skip byte more
+  uint32_t unchanged_spans = 0;  // of whole lines: each may make a skip a byte longer
 };
 
 constexpr uint32_t MaskBytes(const PageMeasure& measure) {
@@ -76,13 +77,14 @@ constexpr Encoding ChooseEncoding(const PageMeasure& measure) {
 struct PageKernel {
   const char* name;
 
-  // Encodes `now` against `old` to `out` and brings `baseline` (which holds what `old` holds, and may
-  // be `old`) up to date, writing changed lines only. The `next_` pages are only prefetched.
-  EncodedPage (*encode_delta)(const uint8_t* now, const uint8_t* old, uint8_t* baseline, uint8_t* out,
-                              const uint8_t* next_now, const uint8_t* next_old);
+  // Encodes `now` against `old` to `out` and brings `baseline` (which holds what `old` holds, and
+  // may be `old`) up to date, writing changed lines only. The `next_` pages are only prefetched.
+  EncodedPage (*encode_delta)(const uint8_t* now, const uint8_t* old, uint8_t* baseline,
+                              uint8_t* out, const uint8_t* next_now, const uint8_t* next_old);
 
-  // Encodes `now` as zero or raw.
-  EncodedPage (*encode_full)(const uint8_t* now, uint8_t* out);
+  // Encodes `now` as zero or raw and, unless it is zeros, copies it to `baseline` (which may be
+  // null).
+  EncodedPage (*encode_full)(const uint8_t* now, uint8_t* baseline, uint8_t* out);
 
   // CRC and zero test of a page.
   PageSummary (*summarize)(const uint8_t* page);
@@ -90,7 +92,8 @@ struct PageKernel {
   // Whether the encoded page can be applied. Reads inside `data[0, bytes)` only, whatever it holds.
   bool (*is_valid)(uint8_t encoding, uint8_t run_count, const uint8_t* data, size_t bytes);
 
-  // Applies an encoded page that is_valid accepted, and sums the result up. Writes inside `target` only.
+  // Applies an encoded page that is_valid accepted, and sums the result up. Writes inside `target`
+  // only.
   PageSummary (*apply)(uint8_t* target, uint8_t encoding, uint8_t run_count, const uint8_t* data,
                        size_t bytes, const uint8_t* next_target);
 
@@ -108,8 +111,9 @@ const PageKernel& BestPageKernel();
 // By name, or null when there is no such form here.
 const PageKernel* FindPageKernel(const char* name);
 
-// Size of the classic encoding (LEB128 skip, LEB128 length, bytes; gaps under 4 bytes merged), as QEMU's
-// XBZRLE and Remus use it; kPageBytes when it would not be smaller. A yardstick for the bench only.
+// Size of the classic encoding (LEB128 skip, LEB128 length, bytes; gaps under 4 bytes merged), as
+// QEMU's XBZRLE and Remus use it; kPageBytes when it would not be smaller. A yardstick for the
+// bench only.
 size_t ClassicRunsBytes(const uint8_t* now, const uint8_t* old, uint8_t* out);
 
 }  // namespace romulus

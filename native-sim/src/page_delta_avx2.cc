@@ -59,8 +59,8 @@ KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, ui
   return EncodeDeltaGeneric<Avx2Form>(now, old, baseline, out);
 }
 
-KERNEL_TARGET EncodedPage EncodeFull(const uint8_t* now, uint8_t* out) {
-  return EncodeFullGeneric<Avx2Form>(now, out);
+KERNEL_TARGET EncodedPage EncodeFull(const uint8_t* now, uint8_t* baseline, uint8_t* out) {
+  return EncodeFullGeneric<Avx2Form>(now, baseline, out);
 }
 
 KERNEL_TARGET inline void ApplyMask(uint8_t* target, const uint8_t* data, const uint8_t* end) {

@@ -1,5 +1,6 @@
 // Page batches: the payload of `pages` and `baseImage` frames, byte by byte as docs/ARCHITECTURE.md
-// says. BatchEncoder builds them, ParseBatch checks one as a whole, ApplyBatch writes it into memory.
+// says. BatchEncoder builds them, ParseBatch checks one as a whole, ApplyBatch writes it into
+// memory.
 //
 // Plain C++, no locks: one thread at a time per object.
 #pragma once
@@ -21,8 +22,8 @@ constexpr size_t kBatchBytesMost = size_t{8} << 20;
 // Builds one batch after another, each in a buffer that the caller provides.
 //
 // The table stands before the data but its length is known last. So the data is encoded at a fixed
-// place, behind room for the longest table, and header and table are put right before it at the end:
-// nothing but the table is ever copied.
+// place, behind room for the longest table, and header and table are put right before it at the
+// end: nothing but the table is ever copied.
 class BatchEncoder {
  public:
   struct Finished {
@@ -87,8 +88,8 @@ BatchEntry EntryOf(const BatchView& view, size_t position);
 BatchView ParseBatch(const PageKernel& kernel, const uint8_t* data, size_t bytes,
                      uint64_t target_pages);
 
-// Memory that batches are applied to. `fd`, when not -1, is the memory object behind it, so that long
-// stretches of zero pages can be given back instead of written.
+// Memory that batches are applied to. `fd`, when not -1, is the memory object behind it, so that
+// long stretches of zero pages can be given back instead of written.
 struct BatchTarget {
   uint8_t* pages;
   uint64_t count;

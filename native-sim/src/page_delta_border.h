@@ -18,7 +18,8 @@ struct Bytes {
 };
 Bytes BytesArgument(const Napi::Value& value, const char* what);
 
-// The form of the page functions named, the fastest when undefined. Throws Failure ERR_HOST_SIMD_LEVEL.
+// The form of the page functions named, the fastest when undefined. Throws Failure
+// ERR_HOST_SIMD_LEVEL.
 const PageKernel& KernelArgument(const Napi::Value& value);
 
 // Throws Failure ERR_PROTOCOL_PAGE_BATCH when a block is expected and the batch is of another one.

@@ -131,12 +131,15 @@ KERNEL_TARGET inline EncodedPage EncodeDeltaGeneric(const uint8_t* now, const ui
 }
 
 template <typename Form>
-KERNEL_TARGET inline EncodedPage EncodeFullGeneric(const uint8_t* now, uint8_t* out) {
+KERNEL_TARGET inline EncodedPage EncodeFullGeneric(const uint8_t* now, uint8_t* baseline,
+                                                   uint8_t* out) {
   EncodedPage result;
   result.summary = Form::Summarize(now);
   result.encoding = result.summary.is_zero ? kEncodingZero : kEncodingRaw;
   result.bytes = result.summary.is_zero ? 0 : kPageBytes;
-  if (!result.summary.is_zero) std::memcpy(out, now, kPageBytes);
+  if (result.summary.is_zero) return result;
+  std::memcpy(out, now, kPageBytes);
+  if (baseline != nullptr) std::memcpy(baseline, now, kPageBytes);
   return result;
 }
 

@@ -1,7 +1,8 @@
 // Steps that all forms of the page functions share and that gain nothing from vectors.
 //
-// Each including file defines KERNEL_TARGET (the function attributes of its form) first, so that these
-// are compiled, and inlined, for its processor. All in an anonymous namespace: one copy per form.
+// Each including file defines KERNEL_TARGET (the function attributes of its form) first, so that
+// these are compiled, and inlined, for its processor. All in an anonymous namespace: one copy per
+// form.
 #pragma once
 
 #include <array>

@@ -44,8 +44,8 @@ EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, uint8_t* baselin
   return EncodeDeltaGeneric<ScalarForm>(now, old, baseline, out);
 }
 
-EncodedPage EncodeFull(const uint8_t* now, uint8_t* out) {
-  return EncodeFullGeneric<ScalarForm>(now, out);
+EncodedPage EncodeFull(const uint8_t* now, uint8_t* baseline, uint8_t* out) {
+  return EncodeFullGeneric<ScalarForm>(now, baseline, out);
 }
 
 PageSummary Apply(uint8_t* target, uint8_t encoding, uint8_t run_count, const uint8_t* data, size_t,

@@ -1,7 +1,8 @@
 // The JavaScript face of the page stores: the primary's baseline, and batches applied to a Memory.
 //
-// Ownership: a baseline's handle owns the baseline until close() or collection. Calls are synchronous
-// and belong to the thread that made the handle; staged pages and batches are used during the call only.
+// Ownership: a baseline's handle owns the baseline until close() or collection. Calls are
+// synchronous and belong to the thread that made the handle; staged pages and batches are used
+// during the call only.
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -28,8 +29,8 @@ constexpr size_t kSpareBytesLeast = size_t{64} << 10;
 // What the handle points to; collected with it. close() empties it.
 struct BaselineHolder {
   std::unique_ptr<PageBaseline> baseline;
-  // Buffers for batches to come: not handed out, or given back. Fresh ones cost a page fault for each
-  // 4 KiB, which is more than encoding into them.
+  // Buffers for batches to come: not handed out, or given back. Fresh ones cost a page fault for
+  // each 4 KiB, which is more than encoding into them.
   std::vector<Napi::Reference<Napi::ArrayBuffer>> spares;
 
   void Keep(Napi::ArrayBuffer buffer) {
@@ -67,9 +68,9 @@ BaselineHolder& OpenHolderOf(const Napi::Value& value) {
   return holder;
 }
 
-// Encodes straight into buffers of JavaScript: a large batch is handed out as a view of its buffer, a
-// small one is copied out and the buffer used again. No two batches share a buffer, so each can be
-// transferred to another thread.
+// Encodes straight into buffers of JavaScript: a large batch is handed out as a view of its buffer,
+// a small one is copied out and the buffer used again. No two batches share a buffer, so each can
+// be transferred to another thread.
 class BufferSink final : public BatchSink {
  public:
   BufferSink(Napi::Env env, BaselineHolder& holder)

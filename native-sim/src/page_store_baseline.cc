@@ -135,11 +135,9 @@ EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions
     const uint8_t* now = staged.data + at * kPageBytes;
     EncodedPage page;
     if (options.full) {
-      page = kernel.encode_full(now, output.Room());
-      const bool was_encoded = changed_[index] != 0;
-      if (page.encoding == kEncodingRaw) {
-        std::memcpy(Page(index), now, kPageBytes);
-      } else if (was_encoded) {
+      page = kernel.encode_full(now, Page(index), output.Room());
+      // A page that was never encoded is zeros already, and stays without memory.
+      if (page.encoding == kEncodingZero && changed_[index] != 0) {
         std::memset(Page(index), 0, kPageBytes);
       }
     } else {
@@ -162,7 +160,7 @@ EncodeCounts PageBaseline::EncodeChangedSince(uint64_t since, uint64_t from_page
   uint64_t index = from_page;
   for (uint64_t count = 0; index < pages_ && count < page_limit; ++index) {
     if (changed_[index] <= since + 1) continue;
-    output.Add(index, options.kernel->encode_full(Page(index), output.Room()));
+    output.Add(index, options.kernel->encode_full(Page(index), nullptr, output.Room()));
     ++count;
   }
   *next_page = std::min(index, pages_);

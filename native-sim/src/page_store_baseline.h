@@ -1,9 +1,9 @@
-// The primary's shadow of a block: what the backup has, or will have when all that was encoded so far
-// has arrived. New content is encoded against it and brings it up to date in the same pass.
+// The primary's shadow of a block: what the backup has, or will have when all that was encoded so
+// far has arrived. New content is encoded against it and brings it up to date in the same pass.
 //
-// Memory: a reservation as large as the block, of which only pages that were ever encoded take any, and
-// eight bytes per page that say in which epoch the page last changed.
-// Ownership: the object owns both mappings. One thread at a time; nothing here locks.
+// Memory: a reservation as large as the block, of which only pages that were ever encoded take any,
+// and eight bytes per page that say in which epoch the page last changed. Ownership: the object
+// owns both mappings. One thread at a time; nothing here locks.
 #pragma once
 
 #include <cstddef>
@@ -66,11 +66,11 @@ class PageBaseline {
   explicit PageBaseline(uint64_t pages);
 
   uint64_t pages() const { return pages_; }
-  // Throws Failure ERR_INTERNAL_STAGED_PAGES, with nothing changed, when the indexes do not ascend or
-  // lie outside.
+  // Throws Failure ERR_INTERNAL_STAGED_PAGES, with nothing changed, when the indexes do not ascend
+  // or lie outside.
   EncodeCounts Encode(const StagedPages& staged, const EncodeOptions& options, BatchSink& sink);
-  // Encodes, in full, pages from `from_page` on that changed after epoch `since`, at most `page_limit`.
-  // `next_page` receives where to go on; pages() when all are done.
+  // Encodes, in full, pages from `from_page` on that changed after epoch `since`, at most
+  // `page_limit`. `next_page` receives where to go on; pages() when all are done.
   EncodeCounts EncodeChangedSince(uint64_t since, uint64_t from_page, uint64_t page_limit,
                                   const EncodeOptions& options, BatchSink& sink,
                                   uint64_t* next_page);

@@ -1,9 +1,10 @@
 // Fuzzes the page functions under AddressSanitizer and UndefinedBehaviorSanitizer, built and run by
 // page-fuzz.test.ts.
 //
-// Every round makes pages, encodes them with each form, damages the batch and has each form check and
-// apply it. Inputs end at an unmapped page, since the sanitizer does not see masked vector loads. All
-// forms must give the same bytes, the same verdict and the same outcome. Usage: page-fuzz SEED ROUNDS
+// Every round makes pages, encodes them with each form, damages the batch and has each form check
+// and apply it. Inputs end at an unmapped page, since the sanitizer does not see masked vector
+// loads. All forms must give the same bytes, the same verdict and the same outcome. Usage:
+// page-fuzz SEED ROUNDS
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -39,7 +40,8 @@ struct Random {
 // Memory whose last byte is followed by a page that cannot be touched.
 class Guarded {
  public:
-  explicit Guarded(size_t bytes_max) : size_((bytes_max + kPageBytes - 1) / kPageBytes * kPageBytes) {
+  explicit Guarded(size_t bytes_max)
+      : size_((bytes_max + kPageBytes - 1) / kPageBytes * kPageBytes) {
     base_ = static_cast<uint8_t*>(mmap(nullptr, size_ + kPageBytes, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (base_ == MAP_FAILED || mprotect(base_ + size_, kPageBytes, PROT_NONE) != 0) std::abort();
@@ -67,14 +69,17 @@ void ChangePage(Random& random, uint8_t* page) {
       for (size_t write = 0; write < writes; ++write) {
         const size_t length = 1 + random.Below(length_max);
         const size_t start = random.Below(kPageBytes - length + 1);
-        for (size_t at = start; at < start + length; ++at) page[at] = static_cast<uint8_t>(random.Next());
+        for (size_t at = start; at < start + length; ++at) {
+          page[at] = static_cast<uint8_t>(random.Next());
+        }
       }
     }
   }
 }
 
 std::vector<uint8_t> Encode(const PageKernel& kernel, const std::vector<uint8_t>& now,
-                            const std::vector<uint8_t>& old, Guarded& page_memory, Guarded& buffer) {
+                            const std::vector<uint8_t>& old, Guarded& page_memory,
+                            Guarded& buffer) {
   BatchEncoder encoder(kernel, 1, kBatchBytesMost);
   uint8_t* start = buffer.EndingWith(encoder.BufferBytes(kPages));
   encoder.Begin(start, kPages);
@@ -105,8 +110,8 @@ void Damage(Random& random, std::vector<uint8_t>& batch) {
 }
 
 // "" when applied, else the code of the refusal.
-std::string Apply(const PageKernel& kernel, const std::vector<uint8_t>& batch, Guarded& batch_memory,
-                  uint8_t* target) {
+std::string Apply(const PageKernel& kernel, const std::vector<uint8_t>& batch,
+                  Guarded& batch_memory, uint8_t* target) {
   uint8_t* data = batch_memory.EndingWith(batch.size());
   if (!batch.empty()) std::memcpy(data, batch.data(), batch.size());
   try {
@@ -164,7 +169,9 @@ int main(int argc, char** argv) {
         Fail("a refused batch was applied in part", seed, round);
       }
       const std::vector<uint8_t> after(target, target + old.size());
-      if (at > 0 && (code != verdict || after != outcome)) Fail("forms judge differently", seed, round);
+      if (at > 0 && (code != verdict || after != outcome)) {
+        Fail("forms judge differently", seed, round);
+      }
       verdict = code;
       outcome = after;
     }

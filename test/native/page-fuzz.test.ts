@@ -15,6 +15,7 @@ const SOURCES = [
   'crc32c.cc',
   'page_delta_avx2.cc',
   'page_delta_avx512.cc',
+  'page_delta_avx512_apply.cc',
   'page_delta_batch.cc',
   'page_delta_scalar.cc',
   'page_delta_select.cc',
