@@ -93,6 +93,7 @@ async function play(
   await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MAX - RUN_MS_MIN));
   await pause(random.nextFloat() * options.intervalMs);
   const before = theatre.node(0).progress;
+  const struckAtNs = process.hrtime.bigint();
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
   if (options.rejoin && outcomes[0]?.takeover) {
     tell('the fallen side is started again by the same command');
@@ -106,7 +107,7 @@ async function play(
     outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
   }
   await pause(AFTERMATH_MS);
-  const kv = await load.finish();
+  const kv = await load.finish(struckAtNs);
   const survivor = outcomes.at(-1)?.survivor ?? 0;
   const { columns, overflowed, machine } = await examineMachine(theatre, survivor, tell);
   const takeovers = outcomes
@@ -124,7 +125,7 @@ async function play(
 
 /** What drives the machine from outside, if its workload needs that. */
 interface Load {
-  readonly finish: () => Promise<KvOutcome | null>;
+  readonly finish: (struckAtNs: bigint) => Promise<KvOutcome | null>;
 }
 
 async function startLoad(theatre: Theatre, options: DrillOptions): Promise<Load> {
@@ -137,7 +138,14 @@ async function startLoad(theatre: Theatre, options: DrillOptions): Promise<Load>
   const benchmark = runRedisBenchmark(theatre.stage, port);
   // It may fail while nobody waits for it yet; `finish` will tell.
   benchmark.catch(() => undefined);
-  return { finish: () => benchmark };
+  return {
+    finish: async (struckAtNs) => {
+      const outcome = await benchmark;
+      return outcome.endedAtNs > struckAtNs
+        ? outcome
+        : { ...outcome, complaints: [...outcome.complaints, 'it ended before the strike'] };
+    },
+  };
 }
 
 function judge(options: DrillOptions, tale: Tale, story: readonly string[]): DrillResult {

@@ -8,8 +8,8 @@ import type { Stage } from './children.ts';
 import type { KvOutcome } from './kv-load.ts';
 import { encodeCommand, type Reply, ReplyParser } from './resp.ts';
 
-/** Requests; enough to last through the strike at any epoch length the drill has. */
-export const BENCHMARK_REQUESTS = 20_000;
+/** Requests: at the default epoch length they last about twice as long as the run before a strike. */
+export const BENCHMARK_REQUESTS = 30_000;
 /** The key that `redis-benchmark -t incr` counts when no key space is asked for. */
 const BENCHMARK_KEY = 'counter:__rand_int__';
 const BENCHMARK_WAIT_MS = 120_000;
@@ -49,11 +49,11 @@ export async function askRedis(port: number, words: readonly string[]): Promise<
  * Runs it to its end, then asks for the key.
  * @throws {RomulusError} ERR_HOST_REDIS_BENCHMARK when it is not installed or fails.
  */
-export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvOutcome> {
+export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvOutcome & { readonly endedAtNs: bigint }> {
   const child = stage.start({
     name: 'redis-benchmark',
     command: 'redis-benchmark',
-    args: `-h 127.0.0.1 -p ${port} -t incr -n ${BENCHMARK_REQUESTS} -c 50 -P 4 -q`.split(' '),
+    args: `-h 127.0.0.1 -p ${port} -t incr -n ${BENCHMARK_REQUESTS} -c 50 -P 2 -q`.split(' '),
     output: 'log',
   });
   let timer: NodeJS.Timeout | undefined;
@@ -62,6 +62,7 @@ export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvO
   });
   const end = await Promise.race([child.gone, late]);
   clearTimeout(timer);
+  const endedAtNs = process.hrtime.bigint();
   if (end !== 'exit code 0')
     throw new RomulusError('ERR_HOST_REDIS_BENCHMARK', `redis-benchmark: ${end}`, {
       remedy: `Install redis-tools, or read ${child.logFile}.`,
@@ -72,6 +73,7 @@ export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvO
     commandsSent: BENCHMARK_REQUESTS,
     commandsAnswered: BENCHMARK_REQUESTS,
     incrementsAcknowledged: BENCHMARK_REQUESTS,
+    endedAtNs,
     complaints:
       held === BENCHMARK_REQUESTS
         ? []
