@@ -36,7 +36,7 @@ export class ApplyQueue {
   readonly #thread: ThreadClient<ApplyMethods>;
   #backlogBytes = 0;
   #full = false;
-  #last: Promise<unknown> = Promise.resolve();
+  #last: Promise<void> = Promise.resolve();
   /** Counts up when the image is replaced: what was handed over for the old one is void. */
   #image = 0;
 
@@ -111,7 +111,8 @@ export class ApplyQueue {
     this.#note(bytes);
     const working = work();
     // Kept separately so that a failure also shows in settled(), without being unhandled here.
-    this.#last = Promise.all([this.#last, working]);
+    // Only the last one's outcome is kept: what came before would pile up for as long as we run.
+    this.#last = Promise.all([this.#last, working]).then(() => undefined);
     this.#last.catch(() => undefined);
     try {
       return await working;

@@ -30,6 +30,7 @@ import { EpochAssembler, type WholeEpoch } from './epoch-assembler.ts';
 import type { NodeParts } from './node-parts.ts';
 import { PrimaryWatch } from './primary-watch.ts';
 import { answerRegister } from './register-port.ts';
+import { digestText } from './scrub.ts';
 import { type Standby, prepareStandby } from './standby.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -67,6 +68,7 @@ export class BackupSession {
   #welcome: WelcomeMessage | null = null;
   #standby: Standby | null = null;
   #received = new Map<number, WholeEpoch>();
+  #scrubAsked: { readonly linkId: number; readonly epoch: Epoch } | null = null;
   #guest: Guest | null = null;
   /** What came of the base image. */
   #base = { frames: 0, digest: new PayloadDigest() };
@@ -309,7 +311,7 @@ export class BackupSession {
         return this.#step({ kind: 'paired', linkId, generation, instance });
       }
       case 'scrubRequest':
-        void this.#onScrub(linkId, message.epoch);
+        this.#scrubAsked = { linkId, epoch: message.epoch };
         return;
       case 'goodbye': {
         const { reason, text } = message;
@@ -404,7 +406,16 @@ export class BackupSession {
     assert(whole !== undefined, `epoch ${epoch} is applied but was not received`);
     this.#received.delete(epoch);
     try {
-      await this.#apply.epoch(whole);
+      const applying = this.#apply.epoch(whole);
+      const asked = this.#scrubAsked;
+      if (asked !== null && epoch >= asked.epoch) {
+        this.#scrubAsked = null;
+        // Called in the same turn, so that the apply thread takes no later epoch before it.
+        this.#answerScrub(asked.linkId, epoch).catch((error: unknown) =>
+          this.#log.warn({ error: toRomulusError(error).toJSON() }, 'no digest of the image'),
+        );
+      }
+      await applying;
     } catch (error) {
       return this.#applyFailed(error, instance);
     }
@@ -420,15 +431,10 @@ export class BackupSession {
     if (instance !== null) this.#step({ kind: 'applyFailed', instance, why: known.message });
   }
 
-  async #onScrub(linkId: number, epoch: Epoch): Promise<void> {
-    await this.#apply.settled();
-    const { digest, epoch: at } = await this.#apply.scrub();
-    if (at !== epoch) this.#log.warn({ asked: epoch, at }, 'scrub at another epoch than asked');
-    this.#send(linkId, {
-      kind: 'scrubReply',
-      epoch: at as Epoch,
-      digest: digest.toString(16).padStart(16, '0'),
-    });
+  /** Digests the image as it is once all that was handed over so far is in it. */
+  async #answerScrub(linkId: number, epoch: Epoch): Promise<void> {
+    const { digest } = await this.#apply.scrub();
+    this.#send(linkId, { kind: 'scrubReply', epoch, digest: digestText(digest) });
   }
 
   #acknowledge(effect: BackupEffect & { kind: 'acknowledge' }): void {

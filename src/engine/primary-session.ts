@@ -23,6 +23,7 @@ import type { EpochMeters } from './meters.ts';
 import type { NodeParts } from './node-parts.ts';
 import { Outbox } from './outbox.ts';
 import { answerRegister } from './register-port.ts';
+import { Scrub, type ScrubResult } from './scrub.ts';
 import type { SyncProgress } from './sync-driver.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -69,7 +70,7 @@ export class PrimarySession {
   #generation: Generation = NO_GENERATION;
   #nextLinkId = 1;
   #framesThrough = 0;
-  #scrubs: { epoch: number; resolve: (digest: string) => void }[] = [];
+  readonly #scrub = new Scrub();
 
   constructor(options: PrimarySessionOptions) {
     this.#options = options;
@@ -177,23 +178,25 @@ export class PrimarySession {
     link.onClose((reason) => {
       this.#peers.delete(linkId);
       this.#pipeline.stopSync(reason.text, linkId);
+      if (peer.instance !== null) this.#scrub.fail(noBackup(reason.text));
       this.#step({ kind: 'linkClosed', linkId, why: reason.text });
     });
   }
 
-  /** Compares the two images at the last captured epoch. */
-  async scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
-    const epoch = this.#core.status.takenEpoch;
-    const { digest } = await this.#options.capture.call('scrub', undefined);
-    const primary = digest.toString(16).padStart(16, '0');
-    const peer = [...this.#peers.values()].find((candidate) => candidate.instance !== null);
-    if (peer === undefined) return { epoch, primary, backup: '', match: false };
-    const answer = new Promise<string>((resolve) => {
-      this.#scrubs.push({ epoch, resolve });
-    });
-    this.#send(peer, { kind: 'scrubRequest', epoch });
-    const backup = await answer;
-    return { epoch, primary, backup, match: primary === backup };
+  /**
+   * Compares the two images at the next epoch.
+   * @throws {RomulusError} ERR_TRANSPORT_NO_BACKUP, and as `Scrub.start`.
+   */
+  async scrub(): Promise<ScrubResult> {
+    if (this.#partner() === null) throw noBackup('no backup holds a whole image');
+    return await this.#scrub.start();
+  }
+
+  /** The backup that is paired or about to be. */
+  #partner(): Peer | null {
+    const { state } = this.#core.status;
+    if (state !== 'protected' && state !== 'backlogged') return null;
+    return [...this.#peers.values()].find(({ instance }) => instance !== null) ?? null;
   }
 
   #step(event: PrimaryEvent): void {
@@ -386,8 +389,15 @@ export class PrimarySession {
   async #takeCheckpoint(epoch: Epoch, completesBase: boolean): Promise<void> {
     const { generation } = this.#core.status;
     const startedMs = nowMs();
-    const outcome = await this.#pipeline.take(epoch, { completesBase, generation });
+    const partner = this.#scrub.wanted ? this.#partner() : null;
+    // Asked before the epoch is on its way: the backup must know when it has applied it.
+    if (partner !== null) this.#send(partner, { kind: 'scrubRequest', epoch });
+    const taking = this.#pipeline.take(epoch, { completesBase, generation });
+    // Called in the same turn, so that nothing comes between the two in the capture thread.
+    if (partner !== null) this.#digestAt(epoch);
+    const outcome = await taking;
     if (outcome.kind === 'skipped') {
+      this.#scrub.skipped(epoch);
       const { error, lineageBroken } = outcome;
       this.#log.warn({ epoch, lineageBroken, error: error.toJSON() }, 'checkpoint skipped');
       if (lineageBroken) this.#dropAll(error);
@@ -469,8 +479,7 @@ export class PrimarySession {
         return;
       }
       case 'scrubReply':
-        for (const scrub of this.#scrubs.splice(0)) scrub.resolve(message.digest);
-        return;
+        return this.#scrub.noteBackup(message.epoch, message.digest);
       case 'error':
         this.#log.warn({ peer: peer.node, code: message.code }, message.message);
         return;
@@ -497,6 +506,14 @@ export class PrimarySession {
     this.#step({ kind: 'queueLevel', bytes: this.#pipeline.queue.unackedBytes });
   }
 
+  #digestAt(epoch: Epoch): void {
+    this.#scrub.begin(epoch);
+    this.#options.capture.call('scrub', undefined).then(
+      ({ digest }) => this.#scrub.notePrimary(epoch, digest),
+      (error: unknown) => this.#scrub.fail(toRomulusError(error)),
+    );
+  }
+
   #sendTo(linkId: number, message: Message): void {
     const peer = this.#peers.get(linkId);
     if (peer !== undefined) this.#send(peer, message);
@@ -512,10 +529,17 @@ export class PrimarySession {
     this.#ended = true;
     this.#wakeup.at(null);
     this.#pipeline.stopSync(outcome.why);
+    this.#scrub.fail(noBackup(outcome.why));
     this.#pipeline.stopDisk();
     for (const peer of this.#peers.values()) peer.link.close();
     this.#finish(outcome);
   }
+}
+
+function noBackup(why: string): RomulusError {
+  return new RomulusError('ERR_TRANSPORT_NO_BACKUP', `nobody to compare with: ${why}`, {
+    remedy: 'Ask again once `romulus status` says protected.',
+  });
 }
 
 function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
