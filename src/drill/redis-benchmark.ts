@@ -49,7 +49,10 @@ export async function askRedis(port: number, words: readonly string[]): Promise<
  * Runs it to its end, then asks for the key.
  * @throws {RomulusError} ERR_HOST_REDIS_BENCHMARK when it is not installed or fails.
  */
-export async function runRedisBenchmark(stage: Stage, port: number): Promise<KvOutcome & { readonly endedAtNs: bigint }> {
+export async function runRedisBenchmark(
+  stage: Stage,
+  port: number,
+): Promise<KvOutcome & { readonly endedAtNs: bigint }> {
   const child = stage.start({
     name: 'redis-benchmark',
     command: 'redis-benchmark',

@@ -1,0 +1,199 @@
+/**
+ * Goal: what README and RUNBOOK tell a user to type does what they say. Method: the built commands,
+ * as processes, from the machine to the gateway; a failover in the middle of a client's session.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CLI_PATH } from '../../src/drill/node-process.ts';
+import { freePorts } from '../../src/drill/ports.ts';
+import { askRedis } from '../../src/drill/redis-benchmark.ts';
+import type { NodeStatus } from '../../src/engine/status.ts';
+import { machineOf } from '../../src/drill/final-state.ts';
+
+const WAIT_MS = 30_000;
+let directory = '';
+let running: ChildProcess[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'romulus-nodes-'));
+  mkdirSync(join(directory, 'arbiter'));
+});
+
+afterEach(async () => {
+  for (const child of running) await end(child, 'SIGKILL');
+  for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)))
+    if (commandLine(name).includes(`${directory}/`)) process.kill(Number(name), 'SIGKILL');
+  running = [];
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function commandLine(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+  } catch {
+    return '';
+  }
+}
+
+function start(...args: string[]): ChildProcess {
+  const child = spawn(process.execPath, [CLI_PATH, ...args], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  child.stdout.resume();
+  running.push(child);
+  return child;
+}
+
+async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> {
+  if (child.exitCode !== null || child.signalCode !== null) return child.exitCode;
+  const gone = new Promise<number | null>((resolve) => child.once('exit', resolve));
+  child.kill(signal);
+  return gone;
+}
+
+function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [CLI_PATH, ...args], (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
+
+async function status(name: string): Promise<NodeStatus | null> {
+  const { code, stdout } = await run('status', '--state-dir', join(directory, name), '--json');
+  return code === 0 ? (JSON.parse(stdout) as NodeStatus) : null;
+}
+
+async function until(what: string, test: () => Promise<boolean>): Promise<void> {
+  const deadlineMs = performance.now() + WAIT_MS;
+  while (!(await test())) {
+    if (performance.now() > deadlineMs) throw new Error(`waited in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+interface Ports {
+  readonly a: number;
+  readonly b: number;
+  readonly netA: number;
+  readonly netB: number;
+  readonly gateway: number;
+}
+
+async function choosePorts(): Promise<Ports> {
+  const [a = 0, b = 0, netA = 0, netB = 0, gateway = 0] = await freePorts(5);
+  return { a, b, netA, netB, gateway };
+}
+
+function nodeArgs(name: string, ports: { listen: number; peer: number; net: number }): string[] {
+  const local = '127.0.0.1';
+  const line =
+    `--guest sim --name ${name} --listen ${local}:${ports.listen} --peer ${local}:${ports.peer} ` +
+    `--net-listen ${local}:${ports.net} --state-dir ${join(directory, name)} ` +
+    `--arbiter file:${join(directory, 'arbiter')}`;
+  return line.split(' ');
+}
+
+function argsOfA({ a, b, netA }: Ports): string[] {
+  const own = nodeArgs('a', { listen: a, peer: b, net: netA });
+  return ['protect', '--sim-socket', join(directory, 'm.sock'), ...own];
+}
+
+function argsOfB({ a, b, netB }: Ports): string[] {
+  return ['backup', ...nodeArgs('b', { listen: b, peer: a, net: netB })];
+}
+
+function startPrimary(ports: Ports): ChildProcess {
+  return start(...argsOfA(ports));
+}
+
+async function startAll(ports: Ports): Promise<{ a: ChildProcess; b: ChildProcess }> {
+  start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'kv');
+  await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
+  const a = startPrimary(ports);
+  await until('a', async () => (await status('a')) !== null);
+  const b = start(...argsOfB(ports));
+  await until('protection', async () => (await status('a'))?.state === 'protected');
+  return { a, b };
+}
+
+describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
+  it('keep a client’s count through a kill, and the other way round', async () => {
+    const ports = await choosePorts();
+    const { a, b } = await startAll(ports);
+    const lines = `--node 127.0.0.1:${ports.netA} --node 127.0.0.1:${ports.netB}`;
+    start('gateway', '--listen', `127.0.0.1:${ports.gateway}`, ...lines.split(' '));
+    await until('the gateway', async () => {
+      try {
+        return (await askRedis(ports.gateway, ['PING'])).kind === 'text';
+      } catch {
+        return false;
+      }
+    });
+    expect(await askRedis(ports.gateway, ['INCR', 'visits'])).toMatchObject({ value: 1 });
+    expect(await askRedis(ports.gateway, ['INCR', 'visits'])).toMatchObject({ value: 2 });
+
+    process.kill(machineOf(join(directory, 'a')).pid, 'SIGKILL');
+    await end(a, 'SIGKILL');
+    expect(await askRedis(ports.gateway, ['INCR', 'visits'])).toMatchObject({ value: 3 });
+    await until('b as primary', async () => (await status('b'))?.state === 'unprotected');
+    expect(await status('b')).toMatchObject({ role: 'primary', schemaVersion: 1 });
+
+    // The same command: it finds that the other one runs the machine now.
+    startPrimary(ports);
+    await until('protection the other way', async () => (await status('b'))?.state === 'protected');
+    expect(await status('a')).toMatchObject({ role: 'backup', state: 'following' });
+    process.kill(machineOf(join(directory, 'b')).pid, 'SIGKILL');
+    await end(b, 'SIGKILL');
+    expect(await askRedis(ports.gateway, ['INCR', 'visits'])).toMatchObject({ value: 4 });
+  });
+
+  it('can be asked, adjusted, scrubbed, and refuse what would lose output', async () => {
+    const ports = await choosePorts();
+    const { a, b } = await startAll(ports);
+    const dirA = join(directory, 'a');
+    const dirB = join(directory, 'b');
+    expect((await run('status', '--state-dir', dirA)).stdout).toContain('protected');
+
+    const adjusted = await run('adjust', '--state-dir', dirA, '--interval', '10ms', '--json');
+    expect(JSON.parse(adjusted.stdout)).toMatchObject({ intervalMs: 10 });
+    expect(await run('adjust', '--state-dir', dirB, '--interval', '10ms')).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('ERR_USAGE_ROLE') as string,
+    });
+
+    const scrub = await run('scrub', '--state-dir', dirA, '--json');
+    expect(JSON.parse(scrub.stdout)).toMatchObject({ schemaVersion: 1, match: true });
+    expect(scrub.code).toBe(0);
+
+    expect((await run('promote', '--state-dir', dirA)).stderr).toContain('ERR_USAGE_ROLE');
+    const [listen = 0, net = 0] = await freePorts(2);
+    const second = start('backup', ...nodeArgs('c', { listen, peer: ports.a, net }), '--json');
+    let said = '';
+    second.stdout?.on('data', (chunk: Buffer) => {
+      said += String(chunk);
+    });
+    await until('the refusal', () => Promise.resolve(said.includes('ERR_LIMIT_SECOND_BACKUP')));
+    expect(await status('a')).toMatchObject({ state: 'protected', peer: { node: 'b' } });
+    await end(second, 'SIGKILL');
+
+    // A clean stop leaves the machine running, and a backup that knows it must not take over.
+    expect(await end(a, 'SIGTERM')).toBe(0);
+    await until('b to know', async () => (await status('b'))?.state === 'lost');
+    startPrimary(ports);
+    await until('protection again', async () => (await status('a'))?.state === 'protected');
+    expect(await end(b, 'SIGTERM')).toBe(0);
+    await until('a alone', async () => (await status('a'))?.state === 'unprotected');
+  });
+
+  it('refuse a state directory that a living node holds', async () => {
+    const ports = await choosePorts();
+    await startAll(ports);
+    const again = await run(...argsOfA(await choosePorts()));
+    expect(again.code).toBe(2);
+    expect(again.stderr).toContain('ERR_CONFIG_ALREADY_RUNNING');
+  });
+});
