@@ -9,6 +9,13 @@ export interface DiskWrite {
   readonly data: Uint8Array;
 }
 
+/** A write that made a stretch of the disk zero, and carries none of the zeros. */
+export interface DiskZeros {
+  readonly offset: number;
+  readonly byteCount: number;
+  readonly data: null;
+}
+
 /** A piece of the first copy. Zero pieces carry no data. */
 export interface DiskChunk {
   readonly offset: number;

@@ -11,7 +11,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, fdatasyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
-import type { DiskChunk, DiskSync, DiskWrite } from './disk.ts';
+import type { DiskChunk, DiskSync, DiskWrite, DiskZeros } from './disk.ts';
 
 const COMPARE_BYTES = 1024 * 1024;
 const ZEROS = Buffer.alloc(COMPARE_BYTES);
@@ -66,19 +66,18 @@ export class DiskReplica {
       this.#write(chunk.offset, chunk.data);
       return;
     }
-    for (let done = 0; done < chunk.byteCount; done += COMPARE_BYTES) {
-      const byteCount = Math.min(COMPARE_BYTES, chunk.byteCount - done);
-      this.#write(chunk.offset + done, ZEROS.subarray(0, byteCount));
-    }
+    this.#writeZeros(chunk.offset, chunk.byteCount);
   }
 
   /**
    * Applies all writes of one committed epoch; with `commit` they are on stable storage after.
    * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE before anything was written, ERR_DISK_WRITE.
    */
-  apply(writes: readonly DiskWrite[]): void {
-    for (const write of writes) this.#check(write.offset, write.data.byteLength);
-    for (const write of writes) this.#write(write.offset, write.data);
+  apply(writes: readonly (DiskWrite | DiskZeros)[]): void {
+    for (const write of writes) this.#check(write.offset, bytesOf(write));
+    for (const write of writes)
+      if (write.data === null) this.#writeZeros(write.offset, write.byteCount);
+      else this.#write(write.offset, write.data);
     this.#writesApplied += writes.length;
     if (this.#sync === 'commit' && writes.length > 0) this.flush();
   }
@@ -118,6 +117,11 @@ export class DiskReplica {
     );
   }
 
+  #writeZeros(offset: number, byteCount: number): void {
+    for (let done = 0; done < byteCount; done += COMPARE_BYTES)
+      this.#write(offset + done, ZEROS.subarray(0, Math.min(COMPARE_BYTES, byteCount - done)));
+  }
+
   #write(offset: number, data: Uint8Array): void {
     let done = 0;
     while (done < data.byteLength) {
@@ -133,6 +137,10 @@ export class DiskReplica {
       }
     }
   }
+}
+
+function bytesOf(write: DiskWrite | DiskZeros): number {
+  return write.data === null ? write.byteCount : write.data.byteLength;
 }
 
 /** SHA-256 of the first `diskBytes` bytes behind a descriptor, hexadecimal. */

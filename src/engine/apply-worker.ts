@@ -9,7 +9,7 @@ import { PAGE_BYTES } from '../base/units.ts';
 import type { Frame } from '../codec/frame.ts';
 import { type DiskWrite, decodeMessage } from '../codec/messages.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
-import type { DiskSync } from '../disks/disk.ts';
+import type { DiskSync, DiskZeros, DiskWrite as ReplicaWrite } from '../disks/disk.ts';
 import { DiskReplica } from '../disks/replica.ts';
 import { Memory } from '../native/memory.ts';
 import { applyPages } from '../native/page-delta.ts';
@@ -107,11 +107,9 @@ function applyDeviceState(batch: Uint8Array, totalBytes: number): void {
   state.deviceStateBytes = totalBytes;
 }
 
-function toReplicaWrite({ offset, lengthBytes, data }: DiskWrite): {
-  offset: number;
-  data: Uint8Array;
-} {
-  return { offset, data: data ?? new Uint8Array(lengthBytes) };
+/** Zeros stay a length: a frame can name far more of them than there is memory. */
+function toReplicaWrite({ offset, lengthBytes, data }: DiskWrite): ReplicaWrite | DiskZeros {
+  return data === null ? { offset, byteCount: lengthBytes, data } : { offset, data };
 }
 
 function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: number } {

@@ -18,6 +18,7 @@ import type { Guest, GuestDescriptor, MachineDisk, RamBlock } from '../guests/gu
 import { attachSim } from '../guests/sim/sim-guest.ts';
 import { Capture } from '../native/capture.ts';
 import { Memory } from '../native/memory.ts';
+import { useNativeCrc32c } from '../native/native-crc32c.ts';
 import { Baseline, type EncodedPages } from '../native/page-store.ts';
 import { Tracker, type TrackerKind } from '../native/tracker.ts';
 import { nowMs } from './clock.ts';
@@ -104,6 +105,7 @@ interface Attached {
 }
 
 let attached: Attached | null = null;
+useNativeCrc32c();
 const compressor = new Compressor();
 
 function current(): Attached {

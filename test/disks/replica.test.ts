@@ -31,9 +31,11 @@ describe('DiskReplica', () => {
       { offset: 2, data: Buffer.from('Y') },
     ]);
     replica.apply([]);
+    replica.apply([{ offset: 100, data: Buffer.from('gone') }]);
+    replica.apply([{ offset: 100, byteCount: 4, data: null }]);
     expected.write('xYz', 1);
     expect(readFileSync(path).equals(expected)).toBe(true);
-    expect(replica.writesApplied).toBe(2);
+    expect(replica.writesApplied).toBe(4);
     expect(replica.digest()).toBe(digestDisk(replica.fd, DISK_BYTES));
     replica.close();
     replica.close();
