@@ -43,3 +43,19 @@ export type Suspicion =
   | 'certain'
   /** An operator insists, whatever the register says. */
   | 'forced';
+
+/** How far the promotion has come, or null when there is none. */
+export function stepOf(state: BackupState): PromotionStep['kind'] | null {
+  return state.name === 'promoting' ? state.step.kind : null;
+}
+
+/** Suspecting, or promoting without having asked: nothing is done yet that cannot be undone. */
+export function mayTurnBack(state: BackupState): boolean {
+  const step = stepOf(state);
+  return state.name === 'suspecting' || step === 'sealing' || step === 'waiting';
+}
+
+/** Nothing changes any more. */
+export function isOver(state: BackupState): boolean {
+  return state.name === 'running' || state.name === 'stopped';
+}

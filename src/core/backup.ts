@@ -22,7 +22,15 @@
 import { assert, unreachable } from '../base/assert.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { type Generation, NO_EPOCH, NO_GENERATION } from '../base/units.ts';
-import type { BackupState, PrimaryLink, PromotionStep, Suspicion } from './backup-state.ts';
+import {
+  type BackupState,
+  isOver,
+  mayTurnBack,
+  type PrimaryLink,
+  type PromotionStep,
+  stepOf,
+  type Suspicion,
+} from './backup-state.ts';
 import type {
   BackupEffect,
   BackupEvent,
@@ -36,13 +44,16 @@ import type { LinkId } from './primary-types.ts';
 import { RegisterClient, type RegisterOutcome } from './register-client.ts';
 import {
   describeWord,
-  force,
   type Instance,
   isInstance,
   promote,
   type RegisterWord,
   sameWord,
 } from './register.ts';
+import { conclude } from './suspicion.ts';
+
+/** A promise still holds at the instant it ends: we wake this much later, in milliseconds. */
+const PAST_MS = 0.001;
 
 type EventOf<Kind extends BackupEvent['kind']> = Extract<BackupEvent, { kind: Kind }>;
 
@@ -50,6 +61,8 @@ type EventOf<Kind extends BackupEvent['kind']> = Extract<BackupEvent, { kind: Ki
 export class Backup {
   readonly #options: BackupOptions;
   readonly #register: RegisterClient;
+  /** No backup promotes itself (--on-silence hold). */
+  readonly #mustHold: boolean;
   readonly #outbox = new Outbox<BackupEffect>();
   #state: BackupState = { name: 'empty' };
   #why = 'not started';
@@ -63,16 +76,17 @@ export class Backup {
   /** The word under which the image held was paired, once we were told. */
   #pairedWord: RegisterWord | null = null;
   #suspicion: Suspicion = 'signs';
+  /** Why the primary is dead by the verdict that stands, and since which link. */
+  #death: { readonly why: string; readonly linkId: LinkId | null } | null = null;
   #nextSealId = 1;
   #nowMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: BackupOptions) {
     assert(options.promiseMs > 0, 'a promise lasts some time');
     this.#options = options;
-    this.#register = new RegisterClient({
-      answerMs: options.limits.registerAnswerMs,
-      retryMs: options.limits.registerRetryMs,
-    });
+    this.#mustHold = options.onSilence === 'hold';
+    const { registerAnswerMs: answerMs, registerRetryMs: retryMs } = options.limits;
+    this.#register = new RegisterClient({ answerMs, retryMs });
   }
 
   get status(): BackupStatus {
@@ -94,8 +108,8 @@ export class Backup {
     this.#nowMs = nowMs;
     this.#outbox.begin(event.kind === 'timer');
     if (this.#state.name !== 'stopped') this.#handle(event);
-    if (!this.#isOver()) this.#tick();
-    return this.#outbox.end(this.#isOver() ? [] : this.#deadlinesMs(), nowMs);
+    if (!isOver(this.#state)) this.#tick();
+    return this.#outbox.end(isOver(this.#state) ? [] : this.#deadlinesMs(), nowMs);
   }
 
   #handle(event: BackupEvent): void {
@@ -135,7 +149,7 @@ export class Backup {
       case 'promisesSealed':
         return this.#handleSealed(event.requestId, event.untilMs);
       case 'registerAnswer': {
-        if (this.#isOver()) return;
+        if (isOver(this.#state)) return;
         const { outcome, requests } = this.#register.answer(event, this.#nowMs);
         this.#emit(...requests);
         if (outcome !== null) this.#handleOutcome(outcome);
@@ -144,10 +158,8 @@ export class Backup {
       case 'guestStarted':
         return this.#handleStarted();
       case 'guestStartFailed':
-        if (this.#promotionStep() !== 'starting') return;
-        return this.#becomeLost(
-          `the register names this node, but the guest did not start: ${event.why}`,
-        );
+        if (stepOf(this.#state) !== 'starting') return;
+        return this.#becomeLost(`named in the register, but no guest started: ${event.why}`);
       case 'promoteForced':
         return this.#handleForced();
       case 'shutdown':
@@ -183,6 +195,10 @@ export class Backup {
     }
     const { name } = this.#state;
     if (name === 'promoting' || name === 'running') return;
+    if (this.#death?.linkId === event.linkId) {
+      // Sent before its sender was judged dead, for all we know; a new link would prove more.
+      return this.#dropLink('ERR_TIMEOUT_PRIMARY', this.#death.why);
+    }
     this.#link = { linkId: event.linkId, welcomeUntilMs: null };
     this.#generation = event.generation;
     this.#runner = event.runner;
@@ -205,7 +221,7 @@ export class Backup {
     if (event.fromEpoch > image.receivedEpoch + 1) {
       return this.#dropLink('ERR_PROTOCOL_EPOCH_GAP', `resumed only from ${event.fromEpoch} on`);
     }
-    // To resume is to be alive and paired, whatever the heartbeats say.
+    // It answered on a link made after it was taken for dead.
     if (name === 'suspecting') this.#register.cancelRead();
     if (name === 'lost') this.#emit({ kind: 'promiseAs', instance: image.instance });
     this.#become({ name: 'following' }, `resumed at epoch ${image.receivedEpoch}`);
@@ -232,7 +248,7 @@ export class Backup {
     const state = this.#state;
     const isWanted =
       this.#isCurrent(event.linkId) &&
-      (state.name === 'syncing' || state.name === 'following' || this.#mayTurnBack());
+      (state.name === 'syncing' || state.name === 'following' || mayTurnBack(this.#state));
     if (!isWanted) return this.#emit({ kind: 'discardPartialEpoch' });
     if (!event.intact || event.epoch < 1) {
       this.#emit({ kind: 'discardPartialEpoch' });
@@ -275,16 +291,12 @@ export class Backup {
     });
   }
 
-  #handlePaired(event: EventOf<'paired'>): void {
-    const image = this.#image;
-    if (!this.#isCurrent(event.linkId) || image?.instance !== event.instance) return;
-    if (event.generation < this.#generation || this.#runner === null) return;
-    this.#generation = event.generation;
-    this.#pairedWord = {
-      generation: event.generation,
-      runner: this.#runner,
-      partner: image.instance,
-    };
+  #handlePaired({ linkId, generation, instance }: EventOf<'paired'>): void {
+    const runner = this.#runner;
+    if (!this.#isCurrent(linkId) || this.#image?.instance !== instance) return;
+    if (generation < this.#generation || runner === null) return;
+    this.#generation = generation;
+    this.#pairedWord = { generation, runner, partner: instance };
     if (this.#state.name === 'following') this.#reportNow('paired');
   }
 
@@ -294,6 +306,9 @@ export class Backup {
     if (this.#state.name === 'syncing') {
       this.#giveUpImage();
       this.#become({ name: 'empty' }, `the image is torn: ${why}`);
+    } else if (this.#state.name === 'following' && this.#death !== null && !this.#mustHold) {
+      // Nothing has spoken for it since, so no new verdict will come.
+      this.#suspect(`${this.#death.why}, and the link is gone: ${why}`, 'signs');
     }
   }
 
@@ -313,7 +328,7 @@ export class Backup {
 
   #loseImage(why: string): void {
     const text = `the image cannot be trusted: ${why}`;
-    const step = this.#promotionStep();
+    const step = stepOf(this.#state);
     // What was asked of the register stays asked; without an image there is nothing to start.
     if (step === 'asking') {
       this.#image = null;
@@ -334,6 +349,7 @@ export class Backup {
 
   #handleDead(why: string): void {
     const { name } = this.#state;
+    this.#death = { why, linkId: this.#link?.linkId ?? null };
     if (name === 'following') return this.#suspect(why, 'signs');
     if (name === 'empty' || name === 'syncing' || name === 'lost') {
       this.#dropLink('ERR_TIMEOUT_PRIMARY', why);
@@ -341,7 +357,7 @@ export class Backup {
   }
 
   #suspect(why: string, suspicion: Suspicion): void {
-    if (this.#options.onSilence === 'hold') {
+    if (this.#mustHold) {
       this.#dropLink('ERR_TIMEOUT_PRIMARY', why);
       return this.#reportNow(`${why}; not promoting by itself (--on-silence hold)`);
     }
@@ -357,7 +373,8 @@ export class Backup {
   }
 
   #handleAlive(why: string): void {
-    if (!this.#mayTurnBack() || this.#suspicion !== 'signs') return;
+    this.#death = null;
+    if (!mayTurnBack(this.#state) || this.#suspicion !== 'signs') return;
     const wasSealed = this.#state.name === 'promoting';
     if (this.#state.name === 'suspecting') this.#register.cancelRead();
     this.#become({ name: 'following' }, `the primary is alive: ${why}`);
@@ -381,7 +398,10 @@ export class Backup {
 
   #handleForced(): void {
     const { name } = this.#state;
-    if (this.#image === null || (name !== 'following' && !this.#mayTurnBack() && name !== 'lost')) {
+    if (
+      this.#image === null ||
+      (name !== 'following' && !mayTurnBack(this.#state) && name !== 'lost')
+    ) {
       return this.#reportNow(`${this.#why}; cannot promote by force now`);
     }
     this.#suspicion = 'forced';
@@ -389,12 +409,6 @@ export class Backup {
     if (name === 'suspecting') this.#register.cancelRead();
     this.#become({ name: 'suspecting', askAgainAtMs: null }, 'an operator insists');
     this.#emit(...this.#register.read(this.#nowMs));
-  }
-
-  /** Suspecting, or promoting without having asked: nothing is done yet that cannot be undone. */
-  #mayTurnBack(): boolean {
-    const step = this.#promotionStep();
-    return this.#state.name === 'suspecting' || step === 'sealing' || step === 'waiting';
   }
 
   #handleOutcome(outcome: RegisterOutcome): void {
@@ -413,36 +427,38 @@ export class Backup {
     }
   }
 
-  /** What the word means for a backup that takes its primary for dead. */
   #evaluate(word: RegisterWord | null): void {
     const image = this.#image;
     assert(image !== null && this.#state.name === 'suspecting', 'suspects only with an image');
-    const text = `the register says ${describeWord(word)}`;
-    const knownGeneration = this.#generation;
-    const isShared = this.#options.onSilence === 'arbiter';
-    if (isShared && (word?.generation ?? NO_GENERATION) < knownGeneration) {
-      // Read before a change that we have since been told of.
-      const askAgainAtMs = this.#nowMs + this.#options.limits.registerRetryMs;
-      return this.#become({ name: 'suspecting', askAgainAtMs }, `${text}, which is outdated`);
-    }
+    const conclusion = conclude(word, {
+      instance: image.instance,
+      runner: this.#runner,
+      pairedWord: this.#pairedWord,
+      generation: this.#generation,
+      isForced: this.#suspicion === 'forced',
+      isShared: this.#options.onSilence === 'arbiter',
+    });
     this.#noteGeneration(word);
-    if (word?.partner === image.instance) return this.#seal(word, promote(word));
-    if (this.#suspicion === 'forced') {
-      this.#reportNow(`${text}; promoting by force: its unprotected output may be lost`);
-      // A word of our own knows less than what the primary told us.
-      const from = isShared ? word : (this.#pairedWord ?? word);
-      return this.#seal(from, force(from, image.instance));
+    const text = `the register says ${describeWord(word)}`;
+    switch (conclusion.kind) {
+      case 'promote':
+        if (this.#suspicion === 'forced') {
+          this.#reportNow(`${text}; promoting by force: unprotected output may be lost`);
+        }
+        return this.#seal(conclusion.from, conclusion.to);
+      case 'outdated':
+        return this.#readAgain(this.#options.limits.registerRetryMs, `${text}, which is outdated`);
+      case 'notYet':
+        return this.#readAgain(this.#options.limits.registerAnswerMs, `${text}: not paired yet`);
+      case 'lost':
+        return this.#becomeLost(text);
+      default:
+        return unreachable(conclusion, 'conclusion');
     }
-    // The primary may have asked to pair before it died, and the request be still on its way.
-    const mayPairYet =
-      word !== null &&
-      word.partner === null &&
-      word.runner === this.#runner &&
-      word.generation === knownGeneration &&
-      this.#pairedWord === null;
-    if (!mayPairYet) return this.#becomeLost(text);
-    const askAgainAtMs = this.#nowMs + this.#options.limits.registerAnswerMs;
-    this.#become({ name: 'suspecting', askAgainAtMs }, `${text}: not paired, not promoting`);
+  }
+
+  #readAgain(pauseMs: number, why: string): void {
+    this.#become({ name: 'suspecting', askAgainAtMs: this.#nowMs + pauseMs }, why);
   }
 
   #noteGeneration(word: RegisterWord | null): void {
@@ -494,17 +510,8 @@ export class Backup {
     assert(image.acknowledgedEpoch <= image.appliedEpoch, 'nothing acknowledged is left behind');
     const { to } = this.#state;
     this.#become({ name: 'running' }, `promoted at epoch ${image.appliedEpoch}`);
-    this.#emit({ kind: 'openOutput' });
-    this.#emit({
-      kind: 'becomePrimary',
-      instance: image.instance,
-      word: to,
-      epoch: image.appliedEpoch,
-    });
-  }
-
-  #promotionStep(): PromotionStep['kind'] | null {
-    return this.#state.name === 'promoting' ? this.#state.step.kind : null;
+    const { instance, appliedEpoch: epoch } = image;
+    this.#emit({ kind: 'openOutput' }, { kind: 'becomePrimary', instance, word: to, epoch });
   }
 
   // ---- states and time
@@ -564,12 +571,8 @@ export class Backup {
       this.#register.deadlineMs,
       this.#link?.welcomeUntilMs ?? null,
       state.name === 'suspecting' ? state.askAgainAtMs : null,
-      step?.kind === 'waiting' ? justAfterMs(step.untilMs) : null,
+      step?.kind === 'waiting' ? step.untilMs + PAST_MS : null,
     ];
-  }
-
-  #isOver(): boolean {
-    return this.#state.name === 'running' || this.#state.name === 'stopped';
   }
 
   #isCurrent(linkId: LinkId): boolean {
@@ -590,9 +593,4 @@ export class Backup {
   #emit(...effects: readonly BackupEffect[]): void {
     this.#outbox.emit(...effects);
   }
-}
-
-/** The clock's resolution matters less than that it is past the promise. */
-function justAfterMs(timeMs: number): number {
-  return timeMs + 0.001;
 }

@@ -13,6 +13,7 @@ export class ToyDetector {
   readonly #tell: (verdict: 'dead' | 'alive', why: string) => void;
   #lastHeardMs: number;
   #isDead = false;
+  #isToldDead = false;
   /** Nothing is suspected before it was heard once. */
   #isKnown = false;
   /** Until then no sign of life changes its mind, in local time. */
@@ -31,12 +32,13 @@ export class ToyDetector {
   heard(): void {
     this.#isKnown = true;
     this.#lastHeardMs = this.#process.host.localNowMs();
-    if (!this.#isDead || this.#lastHeardMs < this.#stubbornUntilMs) return;
+    if (!this.#isToldDead || this.#lastHeardMs < this.#stubbornUntilMs) return;
     this.#isDead = false;
+    this.#isToldDead = false;
     this.#tell('alive', 'heard again');
   }
 
-  /** A link came up: whatever was judged before is judged anew from now on. */
+  /** A link came up: death is judged anew from now on, and told again if it comes to that. */
   renew(): void {
     this.#isDead = false;
     this.#isKnown = true;
@@ -46,9 +48,11 @@ export class ToyDetector {
 
   /** The connection was reset, or some signal is mistaken, and stays so for a while. */
   accuse(why: string, stubbornMs = 0): void {
-    this.#stubbornUntilMs = this.#process.host.localNowMs() + stubbornMs;
+    const untilMs = this.#process.host.localNowMs() + stubbornMs;
+    this.#stubbornUntilMs = Math.max(this.#stubbornUntilMs, untilMs);
     if (this.#isDead || !this.#isKnown) return;
     this.#isDead = true;
+    this.#isToldDead = true;
     this.#tell('dead', why);
   }
 
