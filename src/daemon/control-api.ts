@@ -102,6 +102,9 @@ async function dispatch(
       node.adjust({ intervalMs });
       return respond(response, 200, node.status());
     }
+    case 'POST /v1/reset-spreads':
+      node.resetSpreads();
+      return respond(response, 200, node.status());
     case 'POST /v1/promote': {
       const { force } = parse(promoteRequest, await readJson(request));
       return respond(response, 200, await node.promote({ force }));

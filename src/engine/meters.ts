@@ -13,6 +13,11 @@ export class Meter {
     this.#histogram.record(value);
   }
 
+  /** Forgets the spread; the last value stays until the next. */
+  reset(): void {
+    this.#histogram.reset();
+  }
+
   get spread(): Spread {
     return {
       last: this.#last,
@@ -37,6 +42,21 @@ export class EpochMeters {
   bytesRaw = 0;
   bytesSent = 0;
   epochsSkipped = 0;
+
+  /** Begins every spread anew. Counters go on: who wants their growth subtracts. */
+  resetSpreads(): void {
+    for (const meter of [
+      this.dirtyPages,
+      this.pauseMs,
+      this.stopMs,
+      this.scanMs,
+      this.copyMs,
+      this.resumeMs,
+      this.encodeMs,
+      this.commitMs,
+    ])
+      meter.reset();
+  }
 
   recordCheckpoint(checkpoint: CheckpointResult, sentBytes: number): void {
     this.dirtyPages.record(checkpoint.totals.pages);

@@ -87,6 +87,11 @@ export class Node {
     this.#primary('adjust').adjust(changes);
   }
 
+  /** Begins the spreads of status anew, to see one stretch of time alone. */
+  resetSpreads(): void {
+    this.#primary('reset-spreads').resetSpreads();
+  }
+
   /** Compares both images at the same epoch. */
   scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
     return this.#primary('scrub').scrub();

@@ -140,6 +140,12 @@ export class PrimaryRole implements Role {
     this.#running?.session.adjust(changes.intervalMs);
   }
 
+  /** Begins the spreads of status anew, those of the output gate too. */
+  resetSpreads(): void {
+    this.#mustRun().session.meters.resetSpreads();
+    this.#parts.gate.delayMs.reset();
+  }
+
   async scrub(): Promise<{ epoch: number; primary: string; backup: string; match: boolean }> {
     const { session } = this.#mustRun();
     return await session.scrub();
