@@ -19,11 +19,19 @@ import type { Verdict } from '../src/core/verdict.ts';
 import { type Heartbeat, startHeartbeat } from '../src/signals/heartbeat.ts';
 import { monotonicMs } from '../src/signals/promise-words.ts';
 import { HeartbeatChild } from '../test/signals/heartbeat-child.ts';
-import { type BenchResult, percentile, rounded } from './lib/result.ts';
+import {
+  type BenchResult,
+  type Claim,
+  numberOf,
+  percentile,
+  type Row,
+  rounded,
+} from './lib/result.ts';
 
 const HOST = '127.0.0.1';
-const KILLS = 60;
-const FREEZES = 60;
+const STRIKES = 60;
+const DETECT_KILL_MS_MAX = 60;
+const DETECT_FREEZE_MS_MAX = 120;
 const SETTLE_MS_MIN = 500;
 const SETTLE_MS_RANDOM = 60;
 const WAIT_MS_MAX = 10_000;
@@ -100,9 +108,9 @@ async function startChild(): Promise<{ child: HeartbeatChild; port: number }> {
   return { child, port };
 }
 
-async function measureKills(prng: Prng): Promise<Sample[]> {
+async function measureKills(prng: Prng, kills: number): Promise<Sample[]> {
   const samples: Sample[] = [];
-  for (let kill = 0; kill < KILLS; kill += 1) {
+  for (let kill = 0; kill < kills; kill += 1) {
     const { child, port } = await startChild();
     const backup = new Backup();
     await backup.start(port);
@@ -114,12 +122,12 @@ async function measureKills(prng: Prng): Promise<Sample[]> {
   return samples;
 }
 
-async function measureFreezes(prng: Prng): Promise<Sample[]> {
+async function measureFreezes(prng: Prng, freezes: number): Promise<Sample[]> {
   const samples: Sample[] = [];
   const { child, port } = await startChild();
   const backup = new Backup();
   await backup.start(port);
-  for (let freeze = 0; freeze < FREEZES; freeze += 1) {
+  for (let freeze = 0; freeze < freezes; freeze += 1) {
     await backup.waitFor('alive');
     await pause(SETTLE_MS_MIN + prng.nextFloat() * SETTLE_MS_RANDOM);
     samples.push(await backup.measure(child, 'SIGSTOP'));
@@ -175,20 +183,50 @@ function rowOf(name: string, samples: readonly Sample[]): Record<string, number 
   };
 }
 
+function claimsOf(rows: readonly Row[]): Claim[] {
+  const [kills, freezes, stressed] = rows;
+  const claims: Claim[] = [
+    {
+      what: 'heartbeats alone, SIGKILL: detectMs p99',
+      measured: numberOf(kills, 'detectMsP99'),
+      relation: 'at most',
+      bound: DETECT_KILL_MS_MAX,
+      unit: 'ms',
+    },
+    {
+      what: 'heartbeats alone, SIGSTOP: detectMs p99',
+      measured: numberOf(freezes, 'detectMsP99'),
+      relation: 'at most',
+      bound: DETECT_FREEZE_MS_MAX,
+      unit: 'ms',
+    },
+  ];
+  if (stressed !== undefined)
+    claims.push({
+      what: `false deaths in ${numberOf(stressed, 'seconds')} s with every core saturated`,
+      measured: numberOf(stressed, 'falselyDead') + numberOf(stressed, 'falselyDeadByPrimary'),
+      relation: 'at most',
+      bound: 0,
+      unit: '',
+    });
+  return claims;
+}
+
+/** Strikes many times; with `stressSeconds`, also waits that long for a false verdict. */
 export async function run(
-  options: { stressSeconds?: number; seed?: number } = {},
+  options: { stressSeconds?: number; seed?: number; strikes?: number } = {},
 ): Promise<BenchResult> {
-  const seed = options.seed ?? 1;
+  const { seed = 1, strikes = STRIKES, stressSeconds = 0 } = options;
   const prng = new Prng(seed);
   const rows = [
-    rowOf('SIGKILL: the connection breaks', await measureKills(prng)),
-    rowOf('SIGSTOP: pure silence', await measureFreezes(prng)),
+    rowOf('SIGKILL: the connection breaks', await measureKills(prng, strikes)),
+    rowOf('SIGSTOP: pure silence', await measureFreezes(prng, strikes)),
   ];
-  const { stressSeconds = 0 } = options;
   if (stressSeconds > 0) rows.push(await measureFalseVerdicts(stressSeconds));
   return {
     name: 'detector',
     rows,
+    claims: claimsOf(rows),
     notes: [
       `heartbeats every 10 ms, promises of 40 ms, seed ${seed}`,
       'targets: detectMsP99 at most 60 ms for SIGKILL and 120 ms for SIGSTOP, no false verdict',

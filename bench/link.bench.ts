@@ -202,6 +202,20 @@ async function measure({ child, sendAll }: Session): Promise<Sample> {
   };
 }
 
+/** Bytes a second of a plain copy to another process, nothing checked, over so many bytes. */
+export async function plainCopyRate(bytes: number): Promise<number> {
+  const session = await openTcp();
+  try {
+    await measure(session);
+    let seconds = 0;
+    const samples = Math.max(1, Math.round(bytes / TOTAL_BYTES));
+    for (let sample = 0; sample < samples; sample += 1) seconds += (await measure(session)).seconds;
+    return (samples * TOTAL_BYTES) / seconds;
+  } finally {
+    await session.close();
+  }
+}
+
 /** Runs all kinds in turn, `rounds` times. */
 export async function run(options: { rounds?: number } = {}): Promise<BenchResult> {
   const sessions = new Map<Kind, Session>();

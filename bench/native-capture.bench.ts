@@ -13,7 +13,7 @@ import { loadNative } from '../src/native/load.ts';
 import { Memory, type MemoryHandle } from '../src/native/memory.ts';
 import { Tracker, type TrackerHandle } from '../src/native/tracker.ts';
 import { PokeMachine } from '../test/fixtures/poke-machine.ts';
-import { type BenchResult, percentile, rounded } from './lib/result.ts';
+import { type BenchResult, type Claim, numberOf, percentile, rounded } from './lib/result.ts';
 
 interface FloorNative {
   benchCaptureFloor(
@@ -30,6 +30,9 @@ interface Sample {
 }
 
 const totalMs = (sample: Sample): number => (sample.scanNs + sample.copyNs) / 1e6;
+
+const FLOOR_RATIO_MAX = 1.25;
+const P99_RATIO_MAX = 3;
 
 const CASES: readonly { bytes: number; dirty: number; samples: number }[] = [
   { bytes: GIB, dirty: 1000, samples: 300 },
@@ -139,6 +142,31 @@ async function measureMemory(
   return rows;
 }
 
+function claimsOf(rows: readonly Record<string, number>[]): Claim[] {
+  return rows
+    .filter((one) => one['memoryMib'] === GIB / MIB)
+    .filter((one) => [1000, 16_000].includes(one['dirtyPages'] ?? 0))
+    .flatMap((one): Claim[] => {
+      const what = `capture of ${one['dirtyPages']} dirty pages of 1 GiB`;
+      return [
+        {
+          what: `${what}, to its floor`,
+          measured: numberOf(one, 'ratioToFloor'),
+          relation: 'at most',
+          bound: FLOOR_RATIO_MAX,
+          unit: '',
+        },
+        {
+          what: `${what}, p99 to p50`,
+          measured: numberOf(one, 'p99ToP50'),
+          relation: 'at most',
+          bound: P99_RATIO_MAX,
+          unit: '',
+        },
+      ];
+    });
+}
+
 /** Runs the sweep; `only` limits it to memories up to that many bytes. */
 export async function run(options: { bytesMax?: number } = {}): Promise<BenchResult> {
   const rows: Record<string, number>[] = [];
@@ -150,6 +178,7 @@ export async function run(options: { bytesMax?: number } = {}): Promise<BenchRes
   return {
     name: 'native-capture',
     rows,
+    claims: claimsOf(rows),
     notes: [
       'Tracker uffd-wp on shared memory of another process, fully populated with 4 KiB pages.',
       'Floor: one PAGEMAP_SCAN by one thread, then non-temporal copies by two running threads.',

@@ -23,8 +23,17 @@ import {
 } from '../src/native/page-delta.ts';
 import { Baseline, type EncodedPages, PageImage } from '../src/native/page-store.ts';
 import { type PageSet, pageSets } from './lib/page-sets.ts';
-import { type BenchResult, percentile, rounded } from './lib/result.ts';
+import {
+  type BenchResult,
+  type Claim,
+  numberOf,
+  percentile,
+  type Row,
+  rounded,
+} from './lib/result.ts';
 
+const ENCODE_GBPS_MIN = 8;
+const CLASSIC_RATIO_MAX = 1.15;
 const GZIP_SAMPLE_BYTES = 2 * MIB;
 const LZ4_BLOCK_BYTES = MIB;
 const CACHED_PAGES = 96;
@@ -245,6 +254,46 @@ function measure(set: PageSet, rounds: number): Record<string, number | string> 
   };
 }
 
+/** The worst of the sets is what is held to the bound. */
+function claimsOf(rows: readonly Row[]): Claim[] {
+  const level = simdLevels().at(-1) ?? 'scalar';
+  const all = (key: string): number[] => rows.map((row) => numberOf(row, key));
+  const encode = `encode_${level}_GBps`;
+  const applyToEncode = rows.map(
+    (row) => numberOf(row, `apply_${level}_GBps`) / numberOf(row, encode),
+  );
+  return [
+    {
+      what: `delta encode (${level}), slowest data set`,
+      measured: Math.min(...all(encode)),
+      relation: 'at least',
+      bound: ENCODE_GBPS_MIN,
+      unit: 'GB/s',
+    },
+    {
+      what: 'delta encode in cache, slowest data set',
+      measured: Math.min(...all('encodeCachedGBps')),
+      relation: 'at least',
+      bound: ENCODE_GBPS_MIN,
+      unit: 'GB/s',
+    },
+    {
+      what: 'delta decode and apply to encode, lowest ratio',
+      measured: rounded(Math.min(...applyToEncode)),
+      relation: 'at least',
+      bound: 1,
+      unit: '',
+    },
+    {
+      what: 'delta size to classic runs, highest ratio',
+      measured: Math.max(...all('deltaToClassic')),
+      relation: 'at most',
+      bound: CLASSIC_RATIO_MAX,
+      unit: '',
+    },
+  ];
+}
+
 /** Measures all sets, `rounds` alternating turns each; medians. */
 export async function run(options: { rounds?: number } = {}): Promise<BenchResult> {
   const rows: Record<string, number | string>[] = [];
@@ -256,6 +305,7 @@ export async function run(options: { rounds?: number } = {}): Promise<BenchResul
   return {
     name: 'page-delta',
     rows,
+    claims: claimsOf(rows),
     notes: [
       'GBps: bytes of whole pages per second, one thread, median of alternating turns; best: the best.',
       'ToCopy: to a plain copy of the same pages in the same run; unlike it, encoding reads two pages.',

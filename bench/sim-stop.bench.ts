@@ -23,17 +23,22 @@ const CASES = [
   { workload: 'kv', rate: 20_000 },
 ] as const;
 
-export async function run(): Promise<BenchResult> {
+/** Stops every kind of machine `stops` times. */
+export async function run(options: { stops?: number } = {}): Promise<BenchResult> {
+  const { stops = STOPS } = options;
   const rows: Record<string, number | string>[] = [];
   const directory = await mkdtemp(join(tmpdir(), 'romulus-bench-'));
   try {
     for (const [index, { workload, rate }] of CASES.entries()) {
       const socketPath = join(directory, `m${index}`);
       const machine = await startSim({ socketPath, memoryBytes: 256 * MIB, workload, rate });
+      const kill = (): void => machine.kill('SIGKILL');
+      process.once('exit', kill);
       try {
-        rows.push({ workload, stepsPerSecond: rate, ...(await measure(socketPath)) });
+        rows.push({ workload, stepsPerSecond: rate, ...(await measure(socketPath, stops)) });
       } finally {
         await machine.stop();
+        process.off('exit', kill);
       }
     }
   } finally {
@@ -43,13 +48,13 @@ export async function run(): Promise<BenchResult> {
     name: 'sim-stop',
     rows,
     notes: [
-      `${STOPS} stops each, 2 ms apart; stepsPerSecond 0 is unlimited.`,
+      `${stops} stops each, 2 ms apart; stepsPerSecond 0 is unlimited.`,
       'Times include this client: one write, the wake-up of its event loop, 68 KiB of state.',
     ],
   };
 }
 
-async function measure(socketPath: string): Promise<Record<string, number>> {
+async function measure(socketPath: string, count: number): Promise<Record<string, number>> {
   const guest = await attachSim({ socketPath });
   const stops: number[] = [];
   const states: number[] = [];
@@ -57,7 +62,7 @@ async function measure(socketPath: string): Promise<Record<string, number>> {
   const before = await guest.info();
   const begin = performance.now();
   let pausedMs = 0;
-  for (let i = 0; i < STOPS; i++) {
+  for (let i = 0; i < count; i++) {
     await sleep(2);
     const start = performance.now();
     await guest.suspend();
