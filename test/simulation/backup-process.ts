@@ -14,7 +14,7 @@ import { Process } from './process.ts';
 import type { Site } from './site.ts';
 import type { ToyGate } from './toy-gate.ts';
 import { EMPTY_STATE, ToyGuest } from './toy-guest.ts';
-import type { EpochMessage, Message } from './toy-network.ts';
+import { digestBatch, type EpochMessage, type Message } from './toy-network.ts';
 
 export const PROMISE_MS = 40;
 const REDIAL_MS = 15;
@@ -41,7 +41,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
   #linkId: number | null = null;
   #image: Image = { instance: '', pages: [...EMPTY_STATE.pages], seq: 0, epoch: 0 };
   readonly #received = new Map<number, EpochMessage>();
-  #batches = 0;
+  #baseDigest = 0;
   /** The apply thread: one task after the other. */
   readonly #tasks: (() => void)[] = [];
   #isApplying = false;
@@ -135,7 +135,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
       case 'refused':
         return;
       case 'base':
-        this.#batches += 1;
+        this.#baseDigest = digestBatch(this.#baseDigest, message.batch);
         return this.#enqueue(() => {
           for (const { index, value } of message.pages) this.#image.pages[index] = value;
         });
@@ -143,7 +143,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
         return this.dispatch({
           kind: 'baseEnd',
           linkId,
-          complete: this.#batches === message.batches,
+          complete: this.#baseDigest === message.digest,
         });
       case 'epoch':
         this.#received.set(message.epoch, message);
@@ -235,7 +235,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
   }
 
   #prepareImage(linkId: number, plan: 'full' | 'changed'): void {
-    this.#batches = 0;
+    this.#baseDigest = 0;
     this.#received.clear();
     const instance = this.#site.newInstance();
     // Behind what was handed over before, so that `changed` patches a settled image.

@@ -15,12 +15,13 @@ import { Process } from './process.ts';
 import type { Site } from './site.ts';
 import { ToyGate } from './toy-gate.ts';
 import type { ToyGuest } from './toy-guest.ts';
-import type { EpochMessage, Message } from './toy-network.ts';
+import { digestBatch, type EpochMessage, type Message } from './toy-network.ts';
 
 /** One image being built and then kept up to date, over one or (resumed) several links. */
 interface Stream {
   linkId: number;
   batches: number;
+  digest: number;
   /** The guest's step up to which changes have been sent. */
   sentStep: number;
 }
@@ -265,6 +266,7 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
     this.#stream = {
       linkId,
       batches: 0,
+      digest: 0,
       sentStep: plan === 'full' ? -1 : (boundary?.step ?? -1),
     };
     this.#sendRound();
@@ -279,7 +281,12 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
         : this.guest.changedSince(stream.sentStep);
     stream.sentStep = this.guest.steps;
     stream.batches += 1;
-    this.#site.cluster.network.send(stream.linkId, this.#site, { kind: 'base', pages });
+    stream.digest = digestBatch(stream.digest, stream.batches);
+    this.#site.cluster.network.send(stream.linkId, this.#site, {
+      kind: 'base',
+      batch: stream.batches,
+      pages,
+    });
     const durationMs = this.world.between(1, 15);
     this.later(durationMs, () => {
       this.dispatch({
@@ -329,7 +336,7 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
     if (stream === null || stream !== this.#stream) return;
     const { network } = this.#site.cluster;
     if (completesBase) {
-      network.send(stream.linkId, this.#site, { kind: 'baseEnd', batches: stream.batches });
+      network.send(stream.linkId, this.#site, { kind: 'baseEnd', digest: stream.digest });
     }
     this.#retained.push(message);
     this.#sendEpoch(message, stream.linkId);

@@ -31,8 +31,9 @@ export type Message =
     }
   | { readonly kind: 'refused'; readonly text: string }
   | { readonly kind: 'ready'; readonly instance: string }
-  | { readonly kind: 'base'; readonly pages: EpochMessage['pages'] }
-  | { readonly kind: 'baseEnd'; readonly batches: number }
+  | { readonly kind: 'base'; readonly batch: number; readonly pages: EpochMessage['pages'] }
+  /** The digest covers the batches in the order they were sent, as on the real link. */
+  | { readonly kind: 'baseEnd'; readonly digest: number }
   | EpochMessage
   | {
       readonly kind: 'ack';
@@ -47,6 +48,11 @@ export type Message =
       readonly instance: string;
     }
   | { readonly kind: 'goodbye'; readonly reason: 'shutdown' | 'guest-lost' | 'fenced' };
+
+/** The digest of a base image after one more batch. */
+export function digestBatch(digest: number, batch: number): number {
+  return (Math.imul(digest, 31) + batch) | 0;
+}
 
 export interface Endpoint {
   readonly name: string;
