@@ -44,6 +44,17 @@ export class Cluster {
     return id;
   }
 
+  /** True when the pair has formed again and nobody is still to wake up. */
+  isAtRest(): boolean {
+    if (this.sites.some(({ engine }) => engine === null || engine.isFrozen)) return false;
+    try {
+      return this.checkAtRest();
+    } catch (error) {
+      if (error instanceof Violation) return false;
+      throw error;
+    }
+  }
+
   /**
    * Liveness, once nothing has gone wrong for a while: one guest runs, protected, unless a double
    * failure took every copy that had the right to run.
@@ -66,7 +77,6 @@ export class Cluster {
           `liveness: ${canBe.name} has the right and the means to run, and does not`,
         );
       }
-      this.checks.tally.doubleFailures += 1;
       return false;
     }
     const [site] = primaries;

@@ -16,5 +16,5 @@ test.each(['promote', 'hold'] as const)(
     if (onSilence === 'promote') expect(promotions).toBeGreaterThan(SEEDS / 10);
     else expect(promotions).toBe(0);
   },
-  60_000,
+  120_000,
 );
