@@ -29,7 +29,7 @@ export class PrimaryWatch {
   /** In whose name promises are made. */
   #promiser: Instance | null = null;
   #generation: Generation = NO_GENERATION;
-  #linkOpen = false;
+  #link: { state: 'open' | 'closed'; text: string } = { state: 'closed', text: 'not made yet' };
   #closed = false;
 
   constructor(options: PrimaryWatchOptions) {
@@ -66,7 +66,7 @@ export class PrimaryWatch {
 
   /** The bulk link was made, ended, or could not be made: evidence about the primary. */
   noteLink(state: 'open' | 'closed', text: string): void {
-    this.#linkOpen = state === 'open';
+    this.#link = { state, text };
     this.#heartbeat?.noteLink(state, text);
   }
 
@@ -101,6 +101,9 @@ export class PrimaryWatch {
     this.#heartbeat = heartbeat;
     heartbeat.setInstance(this.#promiser);
     heartbeat.setGeneration(this.#generation);
-    if (this.#linkOpen) heartbeat.noteLink('open', 'open');
+    // It welcomed us, so it lived. Without one sign of life nobody is ever missed, and a primary may
+    // well have died while this thread came up.
+    heartbeat.noteLinkHeard();
+    heartbeat.noteLink(this.#link.state, this.#link.text);
   }
 }
