@@ -28,6 +28,8 @@ export interface DrillOptions {
   readonly rejoin: boolean;
   /** For `kv`: real `redis-benchmark` through the gateway instead of the built-in clients. */
   readonly redisBenchmark: boolean;
+  /** How written pages are found; `mprotect` works on any kernel. */
+  readonly tracker: 'auto' | 'mprotect';
   /** Keep logs and audit files even when all went well. */
   readonly keep: boolean;
 }

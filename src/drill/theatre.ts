@@ -4,6 +4,7 @@
  */
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { RomulusError } from '../base/errors.ts';
+import { machineTracker } from '../engine/machine-tracker.ts';
 import type { NodeStatus } from '../engine/status.ts';
 import { SimControl } from '../guests/sim/control.ts';
 import { parseSimInfo } from '../guests/sim/info.ts';
@@ -120,6 +121,7 @@ export class Theatre {
   /** Starts the machine; it does not run yet. */
   async startMachine(): Promise<void> {
     const { workload, memoryBytes, seed, rate } = this.#options;
+    const tracker = machineTracker(this.#options.tracker);
     this.#machine = this.stage.start({
       name: 'machine',
       command: SIM_EXECUTABLE,
@@ -133,6 +135,7 @@ export class Theatre {
         '--seed',
         String(seed),
         '--paused',
+        ...(tracker === undefined ? [] : ['--tracker', tracker]),
         ...(rate === null ? [] : ['--rate', String(rate)]),
       ],
       output: 'log',
@@ -262,6 +265,8 @@ export class Theatre {
       `file:${this.stage.path('arbiter')}`,
       '--interval',
       `${this.#options.intervalMs}ms`,
+      '--tracker',
+      this.#options.tracker,
       '--audit',
       this.stage.path(`${plan.name}.audit`),
     ];

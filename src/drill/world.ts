@@ -310,5 +310,8 @@ export class World {
     if (!stuck || this.#queue.length === 0) return;
     this.#onTheWay = 0;
     this.#sendInputs();
+    // Another node may run the machine by now, and its word of that be lost.
+    for (const [index, line] of this.#lines.entries())
+      if (index !== this.#heardLast) line.send(encodeWorldFrame({ kind: 'hello' }));
   }
 }

@@ -381,6 +381,7 @@ export class BackupSession {
         this.#standby = await prepareStandby({
           descriptor: welcome.guest,
           directory: parts.config.stateDirectory,
+          tracker: parts.config.tracker,
           gate: parts.gate,
           log: this.#log,
         });
@@ -457,6 +458,10 @@ export class BackupSession {
       // Its first words must wait for openOutput, not be dropped.
       parts.gate.hold();
       parts.setMachine(standby.net);
+      const { instance } = this.#core.status;
+      assert(instance !== null, 'an image that is started has a name');
+      // Before it runs: an engine that dies right after must find its machine again.
+      parts.saveMachine({ instance, socketPath: standby.socketPath, pid: standby.pid });
       this.#guest = await standby.incoming.start(state.state);
       this.#runningAtNs = nowNs();
       this.#step({ kind: 'guestStarted', epoch });

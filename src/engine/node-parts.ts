@@ -5,6 +5,7 @@ import type { MachineSocket } from '../nets/machine-socket.ts';
 import type { OutputGate } from '../nets/output-gate.ts';
 import type { Audit } from './audit.ts';
 import type { NodeConfig } from './config.ts';
+import type { SavedMachine } from './node-state.ts';
 import type { NodeEvent } from './status.ts';
 
 export interface NodeParts {
@@ -15,6 +16,8 @@ export interface NodeParts {
   readonly gate: OutputGate;
   readonly emit: (event: NodeEvent) => void;
   /** Where frames from outside go from now on; null: nowhere. */
+  /** Notes which machine this node runs, for an engine that is started again beside it. */
+  readonly saveMachine: (machine: SavedMachine) => void;
   readonly setMachine: (machine: MachineSocket | null) => void;
   /** Port of the outside line, if there is one. */
   readonly netPort: number | null;

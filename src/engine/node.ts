@@ -124,6 +124,7 @@ export class Node {
       arbiter,
       gate,
       emit: (event) => this.#emit(event),
+      saveMachine: (machine) => this.#state.save(machine),
       setMachine: (machine) => {
         this.#machine = machine;
       },
@@ -156,10 +157,7 @@ export class Node {
   async #play(parts: NodeParts): Promise<void> {
     let machine = await this.#machineToRun(parts);
     while (!this.#stopping) {
-      const role: Role =
-        machine === null
-          ? new BackupRole(parts)
-          : new PrimaryRole(parts, machine, (saved) => this.#state.save(saved));
+      const role: Role = machine === null ? new BackupRole(parts) : new PrimaryRole(parts, machine);
       this.#role = role;
       const outcome = await role.run();
       switch (outcome.kind) {

@@ -14,7 +14,6 @@ import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worke
 import { connectMachineNet } from './machine-net.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
 import type { NodeParts } from './node-parts.ts';
-import type { SavedMachine } from './node-state.ts';
 import { PrimarySession } from './primary-session.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
@@ -35,14 +34,12 @@ export function onSilenceOf(parts: NodeParts): OnSilence {
 export class PrimaryRole implements Role {
   readonly #parts: NodeParts;
   readonly #machine: RunningMachine;
-  readonly #save: (machine: SavedMachine) => void;
   #running: Running | null = null;
   #stopAsked = false;
 
-  constructor(parts: NodeParts, machine: RunningMachine, save: (machine: SavedMachine) => void) {
+  constructor(parts: NodeParts, machine: RunningMachine) {
     this.#parts = parts;
     this.#machine = machine;
-    this.#save = save;
   }
 
   /** @throws {RomulusError} when the machine cannot be attached to or an address is taken. */
@@ -62,7 +59,7 @@ export class PrimaryRole implements Role {
     try {
       const attached = await capture.call('attach', { socketPath, tracker: config.tracker });
       cleanups.push(() => capture.call('detach', undefined));
-      this.#save({ instance, socketPath, pid: attached.pid });
+      this.#parts.saveMachine({ instance, socketPath, pid: attached.pid });
       const net: MachineSocket =
         promoted?.net ??
         (await connectMachineNet({

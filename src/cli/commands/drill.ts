@@ -32,6 +32,7 @@ interface DrillFlags {
   readonly seed?: number;
   readonly rejoin?: boolean;
   readonly redisBenchmark?: boolean;
+  readonly tracker: 'auto' | 'mprotect';
   readonly keep?: boolean;
   readonly json?: boolean;
 }
@@ -55,7 +56,10 @@ function humanObserver(): DrillObserver & { readonly clear: () => void } {
       line.clear();
       process.stdout.write(`${colors.dim('·')} ${text}\n`);
     },
-    onProgress: (node, status) => line.update(progressText(node, status), performance.now()),
+    // Only who runs the machine has figures to show.
+    onProgress: (node, status) => {
+      if (status.role === 'primary') line.update(progressText(node, status), performance.now());
+    },
     clear: () => line.clear(),
   };
 }
@@ -71,6 +75,7 @@ function jsonObserver(): DrillObserver & { readonly clear: () => void } {
     onStory: (text) => write({ schemaVersion: 1, event: 'story', text }),
     onProgress: (node, status) => {
       const nowMs = performance.now();
+      if (status.role !== 'primary') return;
       if (nowMs - lastMs < 1000) return;
       lastMs = nowMs;
       write({ ...status, event: 'progress', node });
@@ -165,6 +170,7 @@ async function runTimes(flags: DrillFlags): Promise<void> {
       seed: firstSeed + turn,
       rejoin: flags.rejoin === true,
       redisBenchmark: flags.redisBenchmark === true,
+      tracker: flags.tracker,
       keep: flags.keep === true,
     };
     const observer = json ? jsonObserver() : humanObserver();
@@ -226,6 +232,12 @@ export function addDrill(program: Command): void {
     )
     .option('--rejoin', 'start the killed side again and fail over the other way too')
     .option('--redis-benchmark', 'with --workload kv: load it with the real redis-benchmark')
+    .option(
+      '--tracker <kind>',
+      'how written pages are found: auto, or mprotect as on old kernels',
+      oneOf('--tracker', ['auto', 'mprotect'] as const),
+      'auto',
+    )
     .option('--keep', 'keep logs and audit files even when all went well')
     .option('--json', 'JSON lines on stdout; the last one is the result')
     .addHelpText(
@@ -238,7 +250,9 @@ Examples:
 `,
     )
     .action(
-      async (flags: Partial<DrillFlags> & Pick<DrillFlags, 'guest' | 'workload' | 'kill'>) => {
+      async (
+        flags: Partial<DrillFlags> & Pick<DrillFlags, 'guest' | 'workload' | 'kill' | 'tracker'>,
+      ) => {
         await runTimes({
           ...flags,
           memory: flags.memory ?? 256 * 1024 * 1024,

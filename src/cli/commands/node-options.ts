@@ -3,6 +3,9 @@ import type { Command } from 'commander';
 import type { NodeConfigInput } from '../../engine/config.ts';
 import { arbiterName, durationMs, type Endpoint, endpoint, oneOf, sizeBytes } from '../options.ts';
 
+const TRACKERS = ['auto', 'uffd-wp', 'soft-dirty', 'mprotect'] as const;
+type TrackerChoice = (typeof TRACKERS)[number];
+
 /** What commander makes of the shared flags. */
 export interface NodeFlags {
   readonly guest: 'sim';
@@ -18,6 +21,7 @@ export interface NodeFlags {
   readonly promise?: number;
   readonly queueHigh?: number;
   readonly queueLow?: number;
+  readonly tracker?: TrackerChoice;
   readonly diskSync?: 'commit' | 'off';
   readonly audit?: string;
   readonly json?: boolean;
@@ -80,6 +84,11 @@ export function addNodeOptions(command: Command, name: string): Command {
       "commit (the replica's disk is synced with every epoch) or off (default: commit)",
       oneOf('--disk-sync', ['commit', 'off'] as const),
     )
+    .option(
+      '--tracker <kind>',
+      `how written pages are found: ${TRACKERS.join(', ')} (default: auto)`,
+      oneOf('--tracker', TRACKERS),
+    )
     .option('--audit <file>', 'append every act that matters after a failover to this file')
     .option('--json', 'events as JSON lines on stdout');
 }
@@ -100,6 +109,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.promise !== undefined && { promiseMs: flags.promise }),
     ...(flags.queueHigh !== undefined && { queueHighBytes: flags.queueHigh }),
     ...(flags.queueLow !== undefined && { queueLowBytes: flags.queueLow }),
+    ...(flags.tracker && { tracker: flags.tracker }),
     ...(flags.diskSync && { diskSync: flags.diskSync }),
     ...(flags.audit !== undefined && { auditFile: flags.audit }),
   };

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { RomulusError } from '../../base/errors.ts';
 import { WORKLOADS, type Workload } from '../../drill/options.ts';
+import { machineTracker } from '../../engine/machine-tracker.ts';
 import { SIM_EXECUTABLE } from '../../native/load.ts';
 import { EXIT_FAILED } from '../exit-codes.ts';
 import { oneOf, sizeBytes, wholeNumber } from '../options.ts';
@@ -17,7 +18,7 @@ interface SimFlags {
   readonly workload: Workload;
   readonly rate?: number;
   readonly seed?: number;
-  readonly tracker?: 'mprotect';
+  readonly tracker: 'auto' | 'mprotect' | 'none';
 }
 
 function simArguments(flags: SimFlags): string[] {
@@ -27,9 +28,10 @@ function simArguments(flags: SimFlags): string[] {
     ['--workload', flags.workload],
     ['--rate', flags.rate],
     ['--seed', flags.seed],
-    ['--tracker', flags.tracker],
   ];
-  return given.flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)]));
+  const args = given.flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)]));
+  const tracks = flags.tracker !== 'none' && machineTracker(flags.tracker) !== undefined;
+  return tracks ? [...args, '--tracker', 'mprotect'] : args;
 }
 
 /** Runs the machine until it ends or we are told to end; its output is ours. */
@@ -78,8 +80,9 @@ export function addSim(program: Command): void {
     )
     .option(
       '--tracker <kind>',
-      'mprotect: track dirty pages in the machine itself, for old kernels',
-      oneOf('--tracker', ['mprotect'] as const),
+      'mprotect: the machine finds its written pages itself, for old kernels; auto: where it must',
+      oneOf('--tracker', ['auto', 'mprotect', 'none'] as const),
+      'auto',
     )
     .addHelpText(
       'after',
