@@ -7,6 +7,8 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RomulusError } from '../../src/base/errors.ts';
+import { callControl } from '../../src/cli/control-client.ts';
 import { CLI_PATH } from '../../src/drill/node-process.ts';
 import { freePorts } from '../../src/drill/ports.ts';
 import { askRedis } from '../../src/drill/redis-benchmark.ts';
@@ -62,9 +64,15 @@ function run(...args: string[]): Promise<{ code: number; stdout: string; stderr:
   });
 }
 
+/** As `romulus status` asks; starting a process for every look would take most of the time. */
 async function status(name: string): Promise<NodeStatus | null> {
-  const { code, stdout } = await run('status', '--state-dir', join(directory, name), '--json');
-  return code === 0 ? (JSON.parse(stdout) as NodeStatus) : null;
+  const stateDirectory = join(directory, name);
+  try {
+    return (await callControl({ stateDirectory, method: 'GET', path: '/v1/status' })) as NodeStatus;
+  } catch (error) {
+    if (error instanceof RomulusError) return null;
+    throw error;
+  }
 }
 
 async function until(what: string, test: () => Promise<boolean>): Promise<void> {
