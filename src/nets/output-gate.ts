@@ -53,7 +53,7 @@ interface Mark {
 
 /** Holds, releases, drops and counts the machine's frames. */
 export class OutputGate {
-  /** How long frames waited in the gate, milliseconds. */
+  /** How long frames that were held waited in the gate, milliseconds. */
   readonly delayMs = new Histogram();
   readonly #outlet: NetOutlet;
   readonly #nowMs: () => number;
@@ -230,7 +230,8 @@ export class OutputGate {
       this.#drop(next);
       this.#framesReleased += 1;
       written += 1;
-      this.delayMs.record(this.#nowMs() - next.receivedAtMs);
+      // What passes an open gate would only hide how long held output waits.
+      if (this.#mode === 'holding') this.delayMs.record(this.#nowMs() - next.receivedAtMs);
     }
     return written;
   }
