@@ -6,7 +6,7 @@ import { unreachable } from '../base/assert.ts';
 import { isProcessAlive } from '../guests/sim/process.ts';
 import type { NodeEvent } from '../engine/status.ts';
 import type { Check } from './checks.ts';
-import type { Takeover } from './evidence.ts';
+import type { PromotedEvent } from './node-process.ts';
 import type { DrillOptions, Kill } from './options.ts';
 import { PROTECT_WAIT_MS, START_WAIT_MS, type Theatre } from './theatre.ts';
 
@@ -22,13 +22,13 @@ const THAW_WATCH_MS = 500;
 const UNPROTECTED_RUN_MS = 500;
 
 type NodeIndex = 0 | 1;
-type Promoted = Extract<NodeEvent, { event: 'promoted' }>;
 
 /** What came of a strike. */
 export interface Outcome {
-  readonly takeover: Takeover | null;
-  /** Whose machine runs now. */
-  readonly survivor: NodeIndex;
+  /** When we struck. */
+  readonly struckAtNs: bigint;
+  /** Who took over, if anybody had to. */
+  readonly heir: NodeIndex | null;
   readonly detectMs: number | null;
   readonly waitedMs: number | null;
   readonly promoteMs: number | null;
@@ -94,7 +94,7 @@ export async function playFailover(
   tell(`${signal} to ${NAMES[from]}'s ${targets.map(({ what }) => what).join(' and ')}`);
   const promoted = await heir.waitFor(
     'promoted',
-    (event): event is Promoted => event.event === 'promoted',
+    (event): event is PromotedEvent => event.event === 'promoted',
     { withinMs: FAILOVER_WAIT_MS, after: eventsBefore },
   );
   const detectMs = detectionMs(promoted, struckAtNs);
@@ -106,14 +106,8 @@ export async function playFailover(
   await heir.waitFor('primary', isPrimaryState, { withinMs: START_WAIT_MS, after: eventsBefore });
   const checks = kind === 'sigstop' ? [await thaw(theatre, from, targets, tell)] : [];
   return {
-    takeover: {
-      from,
-      to,
-      promotedEpoch: promoted.epoch,
-      generation: promoted.generation,
-      struckAtNs,
-    },
-    survivor: to,
+    struckAtNs,
+    heir: to,
     detectMs,
     waitedMs: promoted.waitedMs,
     promoteMs: promoted.promoteMs,
@@ -126,7 +120,7 @@ export async function playFailover(
  * From the strike until the backup was sure that it may take over: its verdict, and its own promises
  * run out. What follows is the promotion.
  */
-function detectionMs(promoted: Promoted, struckAtNs: bigint): number {
+function detectionMs(promoted: PromotedEvent, struckAtNs: bigint): number {
   return Math.max(0, Number(BigInt(promoted.decidedAtNs) - struckAtNs) / NS_PER_MS);
 }
 
@@ -166,6 +160,7 @@ async function machineEnds(machinePid: number): Promise<boolean> {
 async function playBackupLoss(theatre: Theatre, tell: (text: string) => void): Promise<Outcome> {
   const primary = theatre.node(0);
   let eventsBefore = primary.events.length;
+  const struckAtNs = process.hrtime.bigint();
   process.kill(theatre.node(1).child.pid, 'SIGKILL');
   tell("SIGKILL to b's engine");
   const declared = await primary.waitForState(['unprotected'], {
@@ -184,8 +179,8 @@ async function playBackupLoss(theatre: Theatre, tell: (text: string) => void): P
   const match = await theatre.scrub(0);
   tell(match.text);
   return {
-    takeover: null,
-    survivor: 0,
+    struckAtNs,
+    heir: null,
     detectMs: null,
     waitedMs: null,
     promoteMs: null,
@@ -210,14 +205,14 @@ async function playPartition(theatre: Theatre, tell: (text: string) => void): Pr
   theatre.cutLink();
   tell('the cables between a and b are cut both ways');
   const promotion = backup
-    .waitFor('promoted', (event): event is Promoted => event.event === 'promoted', {
+    .waitFor('promoted', (event): event is PromotedEvent => event.event === 'promoted', {
       withinMs: FAILOVER_WAIT_MS,
       after: seen.backup,
     })
-    .then((event) => event as Promoted | null);
+    .then((event) => event as PromotedEvent | null);
   const alone = primary
     .waitForState(['unprotected'], { withinMs: FAILOVER_WAIT_MS, after: seen.primary })
-    .then((): Promoted | null => null);
+    .then((): PromotedEvent | null => null);
   const promoted = await Promise.any([promotion, alone]);
   const survivor: NodeIndex = promoted === null ? 0 : 1;
   tell(
@@ -237,20 +232,9 @@ async function playPartition(theatre: Theatre, tell: (text: string) => void): Pr
   }
   await theatre.waitUntilHeard(survivor, heard[survivor] ?? 0, FIRST_OUTPUT_WAIT_MS);
   await theatre.node(survivor).waitFor('primary', isPrimaryState, { withinMs: START_WAIT_MS });
-  theatre.healLink();
-  tell('the cables are mended');
   return {
-    takeover:
-      promoted === null
-        ? null
-        : {
-            from: 0,
-            to: 1,
-            promotedEpoch: promoted.epoch,
-            generation: promoted.generation,
-            struckAtNs,
-          },
-    survivor,
+    struckAtNs,
+    heir: promoted === null ? null : 1,
     detectMs: promoted === null ? null : detectionMs(promoted, struckAtNs),
     waitedMs: promoted?.waitedMs ?? null,
     promoteMs: promoted?.promoteMs ?? null,

@@ -63,7 +63,7 @@ export function checkOutputCommit(evidence: Evidence): Check {
 /** The instants at which the world first heard each successor; null when it never did. */
 function handovers(evidence: Evidence): (bigint | null)[] {
   return evidence.takeovers.map(
-    ({ to, struckAtNs }) => firstFrameAfter(evidence.record, to, struckAtNs)?.arrivalNs ?? null,
+    ({ to, decidedAtNs }) => firstFrameAfter(evidence.record, to, decidedAtNs)?.arrivalNs ?? null,
   );
 }
 

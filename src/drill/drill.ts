@@ -4,10 +4,11 @@
  * instruction boundary, judge. Every wait is bounded; every process and file is gone afterwards,
  * except the evidence of a drill that failed.
  */
+import { RomulusError } from '../base/errors.ts';
 import { Prng } from '../base/prng.ts';
 import type { NodeStatus } from '../engine/status.ts';
 import { type Check, countOutput, judgeEvidence, silenceMs } from './checks.ts';
-import type { Evidence, Takeover } from './evidence.ts';
+import type { Evidence } from './evidence.ts';
 import { examineMachine, type MachineVerdict } from './final-state.ts';
 import { type Outcome, playFailover, playStrike } from './acts.ts';
 import type { KvOutcome } from './kv-load.ts';
@@ -23,6 +24,8 @@ const RUN_MS_MIN = 1000;
 const RUN_MS_MAX = 3000;
 /** How long the survivor runs on before it is stopped and examined. */
 const AFTERMATH_MS = 1000;
+/** How long both sides see each other again after a partition, before the end. */
+const MENDED_MS = 300;
 
 interface Tale {
   readonly evidence: Evidence;
@@ -64,7 +67,9 @@ export async function runDrill(
     keepFiles = options.keep || !result.ok;
     return { ...result, evidence: keepFiles ? theatre.stage.directory : null };
   } catch (error) {
-    tell(`the drill broke off; its files are in ${theatre.stage.directory}`);
+    tell(
+      `the drill with seed ${options.seed} broke off; its files are in ${theatre.stage.directory}`,
+    );
     throw error;
   } finally {
     await theatre.close({ keepFiles });
@@ -93,9 +98,10 @@ async function play(
   await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MAX - RUN_MS_MIN));
   await pause(random.nextFloat() * options.intervalMs);
   const before = theatre.node(0).progress;
+  refuseFalseStart(theatre);
   const struckAtNs = process.hrtime.bigint();
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
-  if (options.rejoin && outcomes[0]?.takeover) {
+  if (options.rejoin && outcomes[0]?.heir === 1) {
     tell('the fallen side is started again by the same command');
     await theatre.startNode(0);
     await theatre.node(1).waitForState(['protected'], {
@@ -107,12 +113,15 @@ async function play(
     outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
   }
   await pause(AFTERMATH_MS);
+  if (options.kill === 'link') {
+    theatre.mendLink();
+    tell('the cables are mended');
+    await pause(MENDED_MS);
+  }
   const kv = await load.finish(struckAtNs);
-  const survivor = outcomes.at(-1)?.survivor ?? 0;
+  const survivor = theatre.takeovers().at(-1)?.to === 1 ? 1 : 0;
   const { columns, overflowed, machine } = await examineMachine(theatre, survivor, tell);
-  const takeovers = outcomes
-    .map(({ takeover }) => takeover)
-    .filter((takeover): takeover is Takeover => takeover !== null);
+  const takeovers = theatre.takeovers();
   return {
     evidence: { record: new WorldRecord(columns), audits: theatre.audits(), takeovers },
     overflowed,
@@ -121,6 +130,16 @@ async function play(
     kv,
     before,
   };
+}
+
+/** @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck. */
+function refuseFalseStart(theatre: Theatre): void {
+  const [first] = theatre.takeovers();
+  if (first === undefined) return;
+  throw new RomulusError('ERR_HOST_BUSY', 'the backup took over before anything struck', {
+    remedy: 'This host is too busy for heartbeats of 10 ms: leave it some processor time.',
+    details: { promotedEpoch: first.promotedEpoch },
+  });
 }
 
 /** What drives the machine from outside, if its workload needs that. */
@@ -153,13 +172,14 @@ function judge(options: DrillOptions, tale: Tale, story: readonly string[]): Dri
     ...judgeEvidence(tale.evidence),
     ...tale.machine.checks,
     ...tale.outcomes.flatMap(({ checks }) => checks),
+    falseAlarmCheck(tale),
   ];
   if (tale.kv !== null) checks.push(kvCheck(tale.kv));
   if (tale.overflowed)
     checks.push({ name: 'record', ok: false, text: 'more was heard than could be recorded' });
   const counts = countOutput(tale.evidence);
   const [first] = tale.outcomes;
-  const takeover = first?.takeover ?? null;
+  const [takeover = null] = tale.evidence.takeovers;
   const before = tale.before;
   return {
     schemaVersion: 1,
@@ -172,7 +192,7 @@ function judge(options: DrillOptions, tale: Tale, story: readonly string[]): Dri
     tracker: before?.tracker ?? null,
     epochs: before?.ackedEpoch ?? 0,
     promotedEpoch: takeover?.promotedEpoch ?? null,
-    generation: tale.outcomes.at(-1)?.takeover?.generation ?? before?.generation ?? 0,
+    generation: tale.evidence.takeovers.at(-1)?.generation ?? before?.generation ?? 0,
     stateMatches: tale.machine.stateMatches,
     outputsReleased: counts.released,
     outputsLost: counts.lost,
@@ -182,7 +202,9 @@ function judge(options: DrillOptions, tale: Tale, story: readonly string[]): Dri
     waitedMs: first?.waitedMs ?? null,
     promoteMs: first?.promoteMs ?? null,
     rtoMs:
-      takeover === null ? null : silenceMs(tale.evidence.record, takeover.to, takeover.struckAtNs),
+      first === undefined || first.heir === null
+        ? null
+        : silenceMs(tale.evidence.record, first.heir, first.struckAtNs),
     pauseMs: spread(before?.pauseMs),
     scanMs: spread(before?.scanMs),
     copyMs: spread(before?.copyMs),
@@ -195,6 +217,17 @@ function judge(options: DrillOptions, tale: Tale, story: readonly string[]): Dri
     checks,
     story,
     evidence: null,
+  };
+}
+
+/** Nobody may take over but who had to. */
+function falseAlarmCheck({ evidence, outcomes }: Tale): Check {
+  const wanted = outcomes.filter(({ heir }) => heir !== null).length;
+  const found = evidence.takeovers.length;
+  return {
+    name: 'no false alarm',
+    ok: found === wanted,
+    text: `${found} of ${wanted} failovers that had to be`,
   };
 }
 

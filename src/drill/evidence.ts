@@ -24,8 +24,8 @@ export interface Takeover {
   readonly to: number;
   readonly promotedEpoch: number;
   readonly generation: number;
-  /** When the drill struck. */
-  readonly struckAtNs: bigint;
+  /** When it was decided; the successor is not heard before. */
+  readonly decidedAtNs: bigint;
 }
 
 /** All that the checks look at. */

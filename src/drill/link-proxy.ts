@@ -46,7 +46,7 @@ export class LinkProxy {
   }
 
   /** New connections pass again; the old ones, having lost bytes, are reset. */
-  heal(): void {
+  mend(): void {
     this.#cut = false;
     for (const { near, far } of this.#pairs) {
       near.resetAndDestroy();
@@ -54,15 +54,6 @@ export class LinkProxy {
     }
     for (const socket of this.#stranded) socket.resetAndDestroy();
     this.#stranded.clear();
-  }
-
-  async close(): Promise<void> {
-    for (const { near, far } of this.#pairs) {
-      near.destroy();
-      far.destroy();
-    }
-    for (const socket of this.#stranded) socket.destroy();
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }
 
   #handleConnection(near: Socket): void {

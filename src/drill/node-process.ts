@@ -19,6 +19,9 @@ export interface SeenEvent {
   readonly readAtNs: bigint;
 }
 
+/** A node became the running copy. */
+export type PromotedEvent = Extract<NodeEvent, { event: 'promoted' }>;
+
 type Watcher = (event: NodeEvent | null) => void;
 
 /** A running node. */
@@ -27,6 +30,7 @@ export class NodeProcess {
   readonly events: SeenEvent[] = [];
   readonly #watchers = new Set<Watcher>();
   readonly #onProgress: (status: NodeStatus) => void;
+  readonly #onPromoted: (event: PromotedEvent) => void;
   #progress: NodeStatus | null = null;
 
   constructor(
@@ -35,9 +39,11 @@ export class NodeProcess {
       readonly name: string;
       readonly args: readonly string[];
       readonly onProgress: (status: NodeStatus) => void;
+      readonly onPromoted?: (event: PromotedEvent) => void;
     },
   ) {
     this.#onProgress = options.onProgress;
+    this.#onPromoted = options.onPromoted ?? ((): void => undefined);
     this.child = stage.start({
       name: options.name,
       command: process.execPath,
@@ -112,6 +118,7 @@ export class NodeProcess {
       this.#onProgress(event);
     } else if (this.events.length < EVENTS_KEPT_MAX)
       this.events.push({ event, readAtNs: process.hrtime.bigint() });
+    if (event.event === 'promoted') this.#onPromoted(event);
     this.#tell(event);
   }
 

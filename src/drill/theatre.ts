@@ -9,11 +9,11 @@ import type { NodeStatus } from '../engine/status.ts';
 import { SimControl } from '../guests/sim/control.ts';
 import { parseSimInfo } from '../guests/sim/info.ts';
 import { SIM_EXECUTABLE } from '../native/load.ts';
+import { Cables } from './cables.ts';
 import { type Child, Stage } from './children.ts';
-import { type AuditLine, readAudit } from './evidence.ts';
+import { type AuditLine, readAudit, type Takeover } from './evidence.ts';
 import { machineOf } from './final-state.ts';
-import { LinkProxy } from './link-proxy.ts';
-import { CLI_PATH, NodeProcess } from './node-process.ts';
+import { CLI_PATH, NodeProcess, type PromotedEvent } from './node-process.ts';
 import type { DrillOptions } from './options.ts';
 import { freePorts } from './ports.ts';
 import { WorldHandle } from './world-handle.ts';
@@ -52,24 +52,22 @@ export class Theatre {
   readonly nodes: [NodeProcess | null, NodeProcess | null] = [null, null];
   readonly #options: DrillOptions;
   readonly #plans: readonly NodePlan[];
-  readonly #linkProxy: LinkProxy;
-  readonly #heartbeatProxy: LinkProxy;
   readonly #onProgress: (node: number, status: NodeStatus) => void;
   #machine: Child | null = null;
-  #dialPorts: { link: number; heartbeat: number } = { link: 0, heartbeat: 0 };
+  #cables: Cables | null = null;
+  readonly #promotions: { to: 0 | 1; event: PromotedEvent }[] = [];
+  /** Where each node is dialled by the other: directly, or at the end of a cable. */
+  #dial: readonly { readonly link: number; readonly heartbeat: number }[];
 
   private constructor(
     options: DrillOptions,
     plans: readonly NodePlan[],
     onProgress: (node: number, status: NodeStatus) => void,
   ) {
-    const [first] = plans;
-    if (first === undefined) throw new RangeError('a drill has two nodes');
     this.#options = options;
     this.#plans = plans;
     this.#onProgress = onProgress;
-    this.#linkProxy = new LinkProxy({ host: HOST, port: first.linkPort });
-    this.#heartbeatProxy = new LinkProxy({ host: HOST, port: first.heartbeatPort });
+    this.#dial = plans.map((plan) => ({ link: plan.linkPort, heartbeat: plan.heartbeatPort }));
     this.world = new WorldHandle(this.stage);
   }
 
@@ -87,14 +85,7 @@ export class Theatre {
     }));
     const theatre = new Theatre(options, plans, onProgress);
     mkdirSync(theatre.stage.path('arbiter'), { mode: 0o750 });
-    const [first] = plans;
-    theatre.#dialPorts =
-      options.kill === 'link'
-        ? {
-            link: await theatre.#linkProxy.listen(),
-            heartbeat: await theatre.#heartbeatProxy.listen(),
-          }
-        : { link: first?.linkPort ?? 0, heartbeat: first?.heartbeatPort ?? 0 };
+    if (options.kill === 'link') await theatre.#layCables();
     await theatre.world.ask({
       ask: 'start',
       lines: plans.map(({ netPort }) => ({ host: HOST, port: netPort })),
@@ -204,6 +195,7 @@ export class Theatre {
       name: index === 0 ? 'node-a' : 'node-b',
       args,
       onProgress: (status) => this.#onProgress(index, status),
+      onPromoted: (event) => this.#promotions.push({ to: index, event }),
     });
     this.nodes[index] = node;
     await node.waitFor(
@@ -215,15 +207,27 @@ export class Theatre {
     return node;
   }
 
-  /** Cuts or mends the cables between the nodes. */
+  /** Cuts the cables between the nodes: nothing passes any more, and nothing says so. */
   cutLink(): void {
-    this.#linkProxy.cut();
-    this.#heartbeatProxy.cut();
+    this.#cables?.cut();
   }
 
-  healLink(): void {
-    this.#linkProxy.heal();
-    this.#heartbeatProxy.heal();
+  /** Mends the cables. */
+  mendLink(): void {
+    this.#cables?.mend();
+  }
+
+  /** Every promotion so far, asked for or not, in the order in which the register allowed them. */
+  takeovers(): Takeover[] {
+    return this.#promotions
+      .map(({ to, event }) => ({
+        from: to === 0 ? 1 : 0,
+        to,
+        promotedEpoch: event.epoch,
+        generation: event.generation,
+        decidedAtNs: BigInt(event.decidedAtNs),
+      }))
+      .sort((left, right) => left.generation - right.generation);
   }
 
   audits(): AuditLine[][] {
@@ -243,11 +247,22 @@ export class Theatre {
 
   async close(options: { readonly keepFiles: boolean }): Promise<void> {
     await this.stage.close(options);
-    if (this.#options.kill === 'link')
-      await Promise.all([this.#linkProxy.close(), this.#heartbeatProxy.close()]);
+    await this.#cables?.close();
   }
 
-  #commonArgs(plan: NodePlan): string[] {
+  async #layCables(): Promise<void> {
+    const direct = this.#dial.flatMap(({ link, heartbeat }) => [link, heartbeat]);
+    this.#cables = await Cables.lay(direct.map((port) => ({ host: HOST, port })));
+    const [linkA = 0, heartbeatA = 0, linkB = 0, heartbeatB = 0] = this.#cables.ports;
+    this.#dial = [
+      { link: linkA, heartbeat: heartbeatA },
+      { link: linkB, heartbeat: heartbeatB },
+    ];
+  }
+
+  #commonArgs(index: 0 | 1): string[] {
+    const plan = this.#plans[index];
+    if (plan === undefined) throw new RangeError('a drill has two nodes');
     return [
       '--guest',
       this.#options.guest,
@@ -272,31 +287,18 @@ export class Theatre {
     ];
   }
 
+  #peerArgs(other: 0 | 1): string[] {
+    const { link = 0, heartbeat = 0 } = this.#dial[other] ?? {};
+    return ['--peer', `${HOST}:${link}`, '--peer-heartbeat', `${HOST}:${heartbeat}`];
+  }
+
   #protectArgs(): string[] {
-    const [own, other] = this.#plans;
-    if (own === undefined || other === undefined) throw new RangeError('a drill has two nodes');
-    return [
-      'protect',
-      ...this.#commonArgs(own),
-      '--sim-socket',
-      this.machineSocket,
-      '--peer',
-      `${HOST}:${other.linkPort}`,
-    ];
+    const socket = ['--sim-socket', this.machineSocket];
+    return ['protect', ...this.#commonArgs(0), ...socket, ...this.#peerArgs(1)];
   }
 
   #backupArgs(): string[] {
-    const [, own] = this.#plans;
-    if (own === undefined) throw new RangeError('a drill has two nodes');
-    return [
-      'backup',
-      ...this.#commonArgs(own),
-      '--peer',
-      `${HOST}:${this.#dialPorts.link}`,
-      '--peer-heartbeat',
-      `${HOST}:${this.#dialPorts.heartbeat}`,
-      '--memory',
-      `${this.#options.memoryBytes / (1024 * 1024)}M`,
-    ];
+    const memory = ['--memory', `${this.#options.memoryBytes / 1024}K`];
+    return ['backup', ...this.#commonArgs(1), ...memory, ...this.#peerArgs(0)];
   }
 }

@@ -73,7 +73,7 @@ function evidenceOf(run: ReturnType<typeof honest>): Evidence {
   return {
     record,
     audits: [run.a, run.b],
-    takeovers: [{ from: 0, to: 1, promotedEpoch: 2, generation: 3, struckAtNs: 300n * MS }],
+    takeovers: [{ from: 0, to: 1, promotedEpoch: 2, generation: 3, decidedAtNs: 390n * MS }],
   };
 }
 

@@ -6,7 +6,6 @@ import { runForeground } from './node-run.ts';
 
 interface BackupFlags extends NodeFlags {
   readonly peer: Endpoint;
-  readonly peerHeartbeat?: Endpoint;
   readonly memory?: number;
 }
 
@@ -16,11 +15,6 @@ export function addBackup(program: Command): void {
     .command('backup')
     .description('follow a protected machine, and run the copy when the primary dies')
     .requiredOption('--peer <host:port>', 'the primary: its --listen address', endpoint('--peer'))
-    .option(
-      '--peer-heartbeat <host:port>',
-      "the primary's heartbeats, when they are not where its handshake says",
-      endpoint('--peer-heartbeat'),
-    )
     .option(
       '--memory <size>',
       'refuse a machine whose memory is not of this size',
@@ -40,7 +34,6 @@ Example:
         ...sharedConfig(flags),
         role: 'backup',
         peer: flags.peer,
-        ...(flags.peerHeartbeat && { peerHeartbeat: flags.peerHeartbeat }),
         ...(flags.memory !== undefined && { expectedMemoryBytes: flags.memory }),
       },
       { json: flags.json === true },

@@ -12,6 +12,7 @@ export interface NodeFlags {
   readonly name: string;
   readonly listen: Endpoint;
   readonly heartbeatListen?: Endpoint;
+  readonly peerHeartbeat?: Endpoint;
   readonly netListen?: Endpoint;
   readonly stateDir: string;
   readonly arbiter: string;
@@ -41,6 +42,11 @@ export function addNodeOptions(command: Command, name: string): Command {
       '--heartbeat-listen <host:port>',
       'where heartbeats are served (default: a free port, told in the handshake)',
       endpoint('--heartbeat-listen'),
+    )
+    .option(
+      '--peer-heartbeat <host:port>',
+      "the other node's heartbeats, when they are not where its handshake says",
+      endpoint('--peer-heartbeat'),
     )
     .option(
       '--net-listen <host:port>',
@@ -102,6 +108,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     stateDirectory: flags.stateDir,
     arbiter: flags.arbiter,
     ...(flags.heartbeatListen && { heartbeatListen: flags.heartbeatListen }),
+    ...(flags.peerHeartbeat && { peerHeartbeat: flags.peerHeartbeat }),
     ...(flags.netListen && { netListen: flags.netListen }),
     ...(flags.onSilence && { onSilence: flags.onSilence }),
     ...(flags.interval !== undefined && { intervalMs: flags.interval }),
