@@ -22,7 +22,7 @@ import { monotonicMs, monotonicNs, type PromiseWords } from './promise-words.ts'
 /** How long one attempt to connect may take, milliseconds. */
 const DIAL_TIMEOUT_MS = 1000;
 /** Distance of the second attempt from the first; it doubles from there. */
-const REDIAL_MS_MIN = 2;
+const REDIAL_MS_MIN = 1;
 const REDIAL_MS_MAX = 100;
 const NS_PER_MS = 1e6;
 
