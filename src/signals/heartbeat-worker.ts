@@ -9,7 +9,7 @@ import { toRomulusError } from '../base/errors.ts';
 import { boostThread, isolateDescriptors } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
-import { monotonicMs, PromiseWords } from './promise-words.ts';
+import { PromiseWords } from './promise-words.ts';
 import { PrimaryHeart, startPrimaryHeart } from './primary-heart.ts';
 import { Ticker } from './ticker.ts';
 
@@ -44,7 +44,8 @@ function run(heart: PrimaryHeart | BackupHeart): void {
     setImmediate(() => {
       const linkHeardAtNs = words.linkHeardAtNs();
       if (linkHeardAtNs > 0n) heart.judge.linkHeard(Number(linkHeardAtNs) / NS_PER_MS);
-      heart.judge.review(monotonicMs());
+      // As of the tick: a standstill since then is only told at the next one.
+      heart.judge.review(actualAtMs);
     });
   });
   port.on('message', (order: HeartbeatOrder) => {
