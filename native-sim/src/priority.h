@@ -1,5 +1,6 @@
 // Real-time priorities of our threads, together, because their order matters: a capture must never
-// keep the heartbeat thread from the CPU, or a busy primary would look dead.
+// keep the heartbeat thread from the CPU, or a busy primary would look dead; and V8's helpers, for
+// which the heartbeat thread waits when it collects garbage, must not keep a capture from it.
 #pragma once
 
 #include <pthread.h>
@@ -7,8 +8,9 @@
 
 namespace romulus {
 
-constexpr int kCapturePriority = 1;
-constexpr int kHeartbeatPriority = 2;
+constexpr int kHelperPriority = 1;
+constexpr int kCapturePriority = 2;
+constexpr int kHeartbeatPriority = 3;
 
 // Puts the thread that makes it ahead of all ordinary ones for as long as it lives, because a guest
 // stands still for it: a time slice lost to a neighbour would be paid by the guest. A thread that is

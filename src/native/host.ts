@@ -1,7 +1,7 @@
 /**
  * What this host can do, found out by trying rather than by asking versions, and what a timing
- * thread needs of it. Reads only; the one exception is `boostThread`, which changes the calling
- * thread's scheduling and nothing else.
+ * thread needs of it. Reads only; the exceptions are `boostThread` and `boostHelpers`, which
+ * change the scheduling of threads, and what gives a thread a table of descriptors.
  */
 import { loadNative } from './load.ts';
 import { callNative } from './native-error.ts';
@@ -35,6 +35,7 @@ interface HostNative {
   hostFacts(): HostFacts;
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
+  boostHelpers(): number;
   isolateDescriptors(): number[];
   closeLoopDescriptors(descriptors: readonly number[]): void;
 }
@@ -55,6 +56,16 @@ export function monotonicNs(): bigint {
  */
 export function boostThread(): 'rr' | 'nice' | 'none' {
   return loadNative<HostNative>().boostThread();
+}
+
+/**
+ * Puts V8's helper threads ahead of ordinary threads, behind captures and the heartbeat thread,
+ * where this user may. A thread that collects garbage or optimises code waits for them, whatever
+ * its own priority: on saturated hosts that made the heartbeat thread stand still for 180 ms.
+ * @returns how many threads were boosted; 0 when that is not allowed.
+ */
+export function boostHelpers(): number {
+  return loadNative<HostNative>().boostHelpers();
 }
 
 /**

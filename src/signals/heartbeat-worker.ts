@@ -6,7 +6,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert, unreachable } from '../base/assert.ts';
 import { toRomulusError } from '../base/errors.ts';
-import { boostThread, isolateDescriptors } from '../native/host.ts';
+import { boostHelpers, boostThread, isolateDescriptors } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
 import { PromiseWords } from './promise-words.ts';
@@ -88,6 +88,7 @@ try {
   // Before any socket is made: a killed engine's heartbeats must end at once, whatever it shadows.
   const loopDescriptors = isolateDescriptors();
   const priority = boostThread();
+  boostHelpers();
   const heart = await startHeart();
   run(heart);
   report({

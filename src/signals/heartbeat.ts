@@ -34,9 +34,8 @@ export type { Endpoint, Goodbye, HeartbeatRole, HeartbeatTuning } from './heartb
 const THREAD_START_MS_MAX = 10_000;
 const THREAD_STOP_MS_MAX = 1000;
 /**
- * Below one megabyte V8 collects young garbage without helper threads. The heartbeat thread would
- * otherwise wait for helpers that have no real-time priority: 140 ms were seen on busy cores, long
- * enough to look dead. The collections are more frequent and take a fraction of a millisecond.
+ * The heartbeat thread keeps little, so its collections are short if the young generation is
+ * small: a fraction of a millisecond, some times a second.
  */
 const YOUNG_GENERATION_MB = 1;
 /** How often the main thread shows the heartbeat thread that it runs. */

@@ -1,8 +1,9 @@
 /** Host facts are consistent with what the system says of itself. */
+import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism, release, totalmem } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
-import { hostFacts, monotonicNs } from '../../src/native/host.ts';
+import { boostHelpers, hostFacts, monotonicNs } from '../../src/native/host.ts';
 
 const ADDON = new URL('../../native-sim/build/Release/romulus_native.node', import.meta.url);
 
@@ -35,4 +36,25 @@ test('a boost says what it did, and stays in its thread', async () => {
   });
   await worker.terminate();
   expect(['rr', 'nice', 'none']).toContain(done);
+});
+
+/** Scheduling policy of every thread of this process, in order of age: field 41 of its stat. */
+function policies(): number[] {
+  return readdirSync('/proc/self/task').map((thread) => {
+    const stat = readFileSync(`/proc/self/task/${thread}/stat`, 'utf8');
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[38]);
+  });
+}
+
+test('the helper threads are boosted, and no other', () => {
+  const REAL_TIME = 2;
+  const before = policies();
+  const boosted = boostHelpers();
+  const after = policies();
+  // All of V8's helpers, or none where this user may not.
+  expect([0, 5]).toContain(boosted);
+  expect(after[0]).toBe(before[0]);
+  expect(after.slice(1, 1 + boosted)).toEqual(Array.from({ length: boosted }, () => REAL_TIME));
+  expect(after.slice(1 + boosted)).toEqual(before.slice(1 + boosted));
+  expect(boostHelpers()).toBe(boosted);
 });
