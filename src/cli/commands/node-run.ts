@@ -48,7 +48,8 @@ export async function runForeground(
       logger: createLogger(parsed.node),
       signal: stop.signal,
       onEvent: (event) => {
-        if (options.json) process.stdout.write(`${JSON.stringify(event)}\n`);
+        if (options.json)
+          process.stdout.write(`${JSON.stringify({ schemaVersion: 1, ...event })}\n`);
         else {
           const text = describe(event);
           if (text !== null) process.stdout.write(`${text}\n`);
