@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { toRomulusError } from '../base/errors.ts';
 import { addBackup } from './commands/backup.ts';
+import { addBench } from './commands/bench.ts';
 import { addControlCommands } from './commands/control.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addDrill } from './commands/drill.ts';
@@ -34,6 +35,7 @@ export function buildProgram(): Command {
   addGateway(program);
   addControlCommands(program);
   addDoctor(program);
+  addBench(program);
   return program;
 }
 
