@@ -182,6 +182,7 @@ export async function run(options: { bytesMax?: number } = {}): Promise<BenchRes
     notes: [
       'Tracker uffd-wp on shared memory of another process, fully populated with 4 KiB pages.',
       'Floor: one PAGEMAP_SCAN by one thread, then non-temporal copies by two running threads.',
+      'A ratio below 1: captures scan with both threads, the floor is defined with one.',
       'Captures and floors run at the same (real-time, where allowed) priority.',
     ],
   };
