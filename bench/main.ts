@@ -1,5 +1,6 @@
 /**
- * `npm run bench [-- --quick] [--only NAME]... [--save] [--stress SECONDS]`: measures every area, one
+ * `npm run bench [-- --quick] [--only NAME]... [--save] [--stress SECONDS]
+ * [--drills COUNT]`: measures every area, one
  * after the other, and writes `bench/out/<area>.json`, `bench/out/all.json` and a report with plots.
  * With --save also `bench/results` and `bench/plots`, which are committed.
  *
@@ -18,7 +19,7 @@ import { drawPlot } from './lib/plot.ts';
 import { plotsOf } from './lib/plots.ts';
 import { type AreaRecord, readRecords, writeRecord } from './lib/record.ts';
 import { claimCells, reportText } from './lib/report.ts';
-import type { BenchResult } from './lib/result.ts';
+import type { BenchResult, Mode } from './lib/result.ts';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
 const OUT = join(HERE, 'out');
@@ -28,13 +29,17 @@ const PLOTS = join(HERE, 'plots');
 const END_GRACE_MS = 3000;
 /** Full runs see whether a minute under full load makes anybody look dead. */
 const STRESS_SECONDS_FULL = 60;
+const STRESS_SECONDS_MAX = 1000;
+const DRILLS: { readonly [mode in Mode]: number } = { quick: 2, full: 20 };
+const DRILLS_MAX = 40;
 
-const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECONDS] [--save]
+const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECONDS] [--drills COUNT] [--save]
 
   --quick            a few samples of each, in under three minutes: shows that all works
   --only NAME        this area alone; may be given again
   --stress SECONDS   how long every core is kept busy to see whether anybody is called dead falsely
                      (full runs: ${STRESS_SECONDS_FULL}, quick ones: 0); needs stress-ng
+  --drills COUNT     drills of each kind (full runs: ${DRILLS.full}, quick ones: ${DRILLS.quick})
   --save             also write bench/results and bench/plots
 
 Areas: ${AREAS.map(({ name }) => name).join(', ')}
@@ -45,12 +50,20 @@ function usageError(text: string): never {
   process.exit(2);
 }
 
+function wholeNumber(flag: string, text: string, max: number): number {
+  const value = Number(text);
+  if (text === '' || !Number.isInteger(value) || value < 0 || value > max)
+    return usageError(`${flag}: a whole number, 0 to ${max}`);
+  return value;
+}
+
 function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: boolean } {
   const options = {
     quick: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true, default: [] as string[] },
     save: { type: 'boolean', default: false },
     stress: { type: 'string' },
+    drills: { type: 'string' },
     help: { type: 'boolean', default: false },
   } as const;
   let values: ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
@@ -67,11 +80,14 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
   const unknown = only.find((name) => !AREAS.some((area) => area.name === name));
   if (unknown !== undefined) usageError(`--only: there is no area "${unknown}"`);
   const mode = values.quick ? 'quick' : 'full';
-  const stressSeconds = Number(values.stress ?? (mode === 'full' ? STRESS_SECONDS_FULL : 0));
-  if (!Number.isInteger(stressSeconds) || stressSeconds < 0 || stressSeconds > 1000)
-    usageError('--stress: a whole number of seconds, 0 to 1000');
+  const stressSeconds = wholeNumber(
+    '--stress',
+    values.stress ?? (mode === 'full' ? String(STRESS_SECONDS_FULL) : '0'),
+    STRESS_SECONDS_MAX,
+  );
+  const drills = wholeNumber('--drills', values.drills ?? String(DRILLS[mode]), DRILLS_MAX);
   return {
-    settings: { mode, stressSeconds },
+    settings: { mode, stressSeconds, drills },
     areas: only.length === 0 ? AREAS : AREAS.filter(({ name }) => only.includes(name)),
     save: values.save,
   };
@@ -82,11 +98,7 @@ let interrupted = false;
 
 /** Runs one area in a child; null when it failed, which is told on stderr. */
 async function runArea(area: Area, settings: RunSettings): Promise<BenchResult | null> {
-  const child = fork(join(HERE, 'run-area.ts'), [
-    area.name,
-    settings.mode,
-    String(settings.stressSeconds),
-  ]);
+  const child = fork(join(HERE, 'run-area.ts'), [area.name, JSON.stringify(settings)]);
   running = child;
   let result: BenchResult | null = null;
   child.once('message', (message) => {

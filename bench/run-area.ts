@@ -2,10 +2,9 @@
  * Runs one area in a process of its own: it begins with fresh heaps and priorities, and can be ended
  * when it takes too long. Started by main.ts only; tells its result over IPC.
  */
-import { AREAS } from './lib/areas.ts';
-import type { Mode } from './lib/result.ts';
+import { AREAS, type RunSettings } from './lib/areas.ts';
 
-const [name, mode, stressSeconds] = process.argv.slice(2);
+const [name, text = ''] = process.argv.slice(2);
 const area = AREAS.find((candidate) => candidate.name === name);
 if (area === undefined || process.send === undefined) {
   process.stderr.write('run-area is started by `npm run bench`\n');
@@ -17,8 +16,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
 process.once('disconnect', () => process.exit(1));
 
 try {
-  const settings = { mode: mode as Mode, stressSeconds: Number(stressSeconds) };
-  const result = await area.run(settings);
+  const result = await area.run(JSON.parse(text) as RunSettings);
   process.send(result, () => process.exit(0));
 } catch (error) {
   process.stderr.write(

@@ -6,6 +6,8 @@ export interface RunSettings {
   readonly mode: Mode;
   /** How long `detector` keeps every core busy to see whether anybody is falsely called dead. */
   readonly stressSeconds: number;
+  /** How many drills of each kind `failover` runs. */
+  readonly drills: number;
 }
 
 export interface Area {
@@ -116,7 +118,6 @@ export const AREAS: readonly Area[] = [
     name: 'failover',
     title: 'Failover, in drills of the whole',
     withinSeconds: { quick: 120, full: 600 },
-    run: async (settings) =>
-      (await import('../failover.bench.ts')).run({ times: isQuick(settings) ? 2 : 20 }),
+    run: async (settings) => (await import('../failover.bench.ts')).run({ times: settings.drills }),
   },
 ];

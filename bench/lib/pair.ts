@@ -6,7 +6,7 @@
  * Spreads are begun anew for every stretch that is measured, so that what start-up and base image
  * cost is not in them.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { callControl } from '../../src/cli/control-client.ts';
@@ -28,6 +28,7 @@ const POPULATE_WAIT_MS = 60_000;
 const POLL_MS = 20;
 /** Stretches begin after the change that they are to show has passed through the pipeline. */
 const SETTLE_MS = 400;
+const LAST_WORDS_CHARACTERS = 3000;
 
 export interface PairOptions {
   readonly memoryBytes: number;
@@ -251,6 +252,17 @@ export class Pair {
     };
   }
 
+  /** How each process ended, if it did, and the end of its log. */
+  async lastWords(): Promise<string> {
+    const nodes = [this.#primary, this.#backup].filter((node) => node !== null);
+    const texts = [this.#machine, ...nodes.map(({ child }) => child)].map(async (child) => {
+      const end = child.isGone() ? await child.gone : 'still running';
+      const log = readFileSync(child.logFile, 'utf8').slice(-LAST_WORDS_CHARACTERS);
+      return `--- ${child.name}: ${end}\n${log}\n`;
+    });
+    return (await Promise.all(texts)).join('');
+  }
+
   /** Ends every process and removes every file. Idempotent. */
   async close(): Promise<void> {
     this.#control.close();
@@ -303,6 +315,10 @@ export async function withPair<Result>(
   const pair = await Pair.start(options);
   try {
     return await body(pair);
+  } catch (error) {
+    // The logs go with the stage; what they ended with is often all there is to learn from.
+    process.stderr.write(await pair.lastWords());
+    throw error;
   } finally {
     await pair.close();
   }
