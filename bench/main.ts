@@ -40,6 +40,7 @@ const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECO
   --stress SECONDS   how long every core is kept busy to see whether anybody is called dead falsely
                      (full runs: ${STRESS_SECONDS_FULL}, quick ones: 0); needs stress-ng
   --drills COUNT     drills of each kind (full runs: ${DRILLS.full}, quick ones: ${DRILLS.quick})
+  --report           measure nothing: write the report of bench/results anew
   --save             also write bench/results and bench/plots
 
 Areas: ${AREAS.map(({ name }) => name).join(', ')}
@@ -62,6 +63,7 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
     quick: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true, default: [] as string[] },
     save: { type: 'boolean', default: false },
+    report: { type: 'boolean', default: false },
     stress: { type: 'string' },
     drills: { type: 'string' },
     help: { type: 'boolean', default: false },
@@ -74,6 +76,10 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
   }
   if (values.help) {
     process.stdout.write(USAGE);
+    process.exit(0);
+  }
+  if (values.report) {
+    writeReport(RESULTS, PLOTS, '../plots');
     process.exit(0);
   }
   const only = values.only ?? [];

@@ -128,6 +128,13 @@ export async function run(options: SweepOptions = {}): Promise<BenchResult> {
         bound: workloads.length * rates.length,
         unit: '',
       },
+      {
+        what: 'stretches of the sweep that ended protected',
+        measured: rows.filter((row) => row['state'] === 'protected').length,
+        relation: 'at least',
+        bound: rows.length,
+        unit: '',
+      },
     ],
     notes: [
       ...failures,

@@ -98,8 +98,13 @@ function costAgainstMemory(records: Records): NamedPlot | null {
   };
 }
 
+/** Stretches that lost their protection show what the machine did alone: rows, but no points. */
+function sweepRows(records: Records): readonly Row[] {
+  return rowsOf(records, 'sweep').filter((row) => row['state'] === 'protected');
+}
+
 function sentAgainstRaw(records: Records): NamedPlot | null {
-  const rows = rowsOf(records, 'sweep').filter((row) => numberOf(row, 'rawMbPerSecond') > 0);
+  const rows = sweepRows(records).filter((row) => numberOf(row, 'rawMbPerSecond') > 0);
   if (rows.length === 0) return null;
   const raw = (row: Row): number => numberOf(row, 'rawMbPerSecond');
   const measured = [...groups(rows, 'workload')].map(([workload, group]) =>
@@ -118,7 +123,7 @@ function sentAgainstRaw(records: Records): NamedPlot | null {
 }
 
 function overheadAgainstInterval(records: Records): NamedPlot | null {
-  const all = rowsOf(records, 'sweep');
+  const all = sweepRows(records);
   const unlimited = all.filter((row) => row['rate'] === 'unlimited');
   const rows = unlimited.length > 0 ? unlimited : all;
   if (rows.length === 0) return null;
@@ -140,7 +145,7 @@ function overheadAgainstInterval(records: Records): NamedPlot | null {
 }
 
 function delayAgainstInterval(records: Records): NamedPlot | null {
-  const all = rowsOf(records, 'sweep');
+  const all = sweepRows(records);
   const rates = all.map((row) => numberOf(row, 'rate')).filter((rate) => Number.isFinite(rate));
   const rate = Math.min(...rates);
   const rows = all.filter((row) => numberOf(row, 'rate') === rate);
