@@ -4,6 +4,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -118,6 +119,36 @@ function startPrimary(ports: Ports): ChildProcess {
   return start(...argsOfA(ports));
 }
 
+/** Carries connections to a port, and can break all of them at once. */
+async function startCable(to: number): Promise<{ port: number; server: Server; cut: () => void }> {
+  const sockets = new Set<Socket>();
+  const server = createServer((near) => {
+    const far = connect(to, '127.0.0.1');
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(one);
+      one.pipe(other);
+      // The reason adds nothing: 'close' follows, and ends the other half.
+      one.on('error', () => one.destroy());
+      one.on('close', () => {
+        sockets.delete(one);
+        other.destroy();
+      });
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  return {
+    port,
+    server,
+    cut: () => {
+      for (const socket of sockets) socket.resetAndDestroy();
+    },
+  };
+}
+
 async function startAll(ports: Ports): Promise<{ a: ChildProcess; b: ChildProcess }> {
   start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'kv');
   await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
@@ -195,6 +226,35 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
     await until('protection again', async () => (await status('a'))?.state === 'protected');
     expect(await end(b, 'SIGTERM')).toBe(0);
     await until('a alone', async () => (await status('a'))?.state === 'unprotected');
+  });
+
+  it('resume over a link that broke, from the epoch they were at, without a new image', async () => {
+    const ports = await choosePorts();
+    const cable = await startCable(ports.a);
+    start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'hotspot');
+    await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
+    startPrimary(ports);
+    await until('a', async () => (await status('a')) !== null);
+    start(...argsOfB({ ...ports, a: cable.port }));
+    await until('protection', async () => (await status('a'))?.state === 'protected');
+    const before = await status('a');
+    const image = (await status('b'))?.instance;
+    for (let round = 0; round < 2; round += 1) {
+      cable.cut();
+      await until('the resumption', async () => {
+        const now = await status('a');
+        return now?.state === 'protected' && now.why.startsWith('resumed');
+      });
+      const { epoch = 0 } = (await status('a')) ?? {};
+      await until('more epochs', async () => ((await status('b'))?.appliedEpoch ?? 0) > epoch);
+    }
+    const after = await status('a');
+    expect(after?.generation).toBe(before?.generation);
+    expect((await status('b'))?.instance).toBe(image);
+    const scrub = await run('scrub', '--state-dir', join(directory, 'a'), '--json');
+    expect(JSON.parse(scrub.stdout)).toMatchObject({ match: true });
+    cable.cut();
+    cable.server.close();
   });
 
   it('refuse a state directory that a living node holds', async () => {
