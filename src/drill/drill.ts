@@ -99,6 +99,7 @@ async function play(
   await pause(random.nextFloat() * options.intervalMs);
   const before = theatre.node(0).progress;
   refuseFalseStart(theatre);
+  await awaitProtection(theatre, tell);
   const struckAtNs = process.hrtime.bigint();
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
   if (options.rejoin && outcomes[0]?.heir === 1) {
@@ -130,6 +131,21 @@ async function play(
     kv,
     before,
   };
+}
+
+/**
+ * On a busy host protection may have been lost meanwhile, and is being regained: a strike right then
+ * would rightly lose what was declared unprotected.
+ */
+async function awaitProtection(theatre: Theatre, tell: (text: string) => void): Promise<void> {
+  const primary = theatre.node(0);
+  const state = primary.lastState;
+  if (state === null || state.state === 'protected' || state.state === 'backlogged') return;
+  tell(`a is ${state.state} (${state.why}): waiting until it is protected again`);
+  await primary.waitForState(['protected'], {
+    withinMs: PROTECT_WAIT_MS,
+    after: primary.events.length,
+  });
 }
 
 /** @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck. */

@@ -21,6 +21,8 @@ export interface SeenEvent {
 
 /** A node became the running copy. */
 export type PromotedEvent = Extract<NodeEvent, { event: 'promoted' }>;
+/** A node came into a state, or says another reason for it. */
+export type StateEvent = Extract<NodeEvent, { event: 'state' }>;
 
 type Watcher = (event: NodeEvent | null) => void;
 
@@ -96,11 +98,10 @@ export class NodeProcess {
   waitForState(
     states: readonly string[],
     options: { readonly withinMs: number; readonly after?: number },
-  ): Promise<Extract<NodeEvent, { event: 'state' }>> {
+  ): Promise<StateEvent> {
     return this.waitFor(
       states.join(' or '),
-      (event): event is Extract<NodeEvent, { event: 'state' }> =>
-        event.event === 'state' && states.includes(event.state),
+      (event): event is StateEvent => event.event === 'state' && states.includes(event.state),
       options,
     );
   }
@@ -126,9 +127,15 @@ export class NodeProcess {
     for (const watcher of this.#watchers) watcher(event);
   }
 
+  /** The state that the node told last, null before the first. */
+  get lastState(): StateEvent | null {
+    const seen = this.events.findLast(({ event }) => event.event === 'state')?.event;
+    return seen?.event === 'state' ? seen : null;
+  }
+
   #lastState(): string {
-    const state = this.events.findLast(({ event }) => event.event === 'state')?.event;
-    return state?.event === 'state' ? `${state.state} (${state.why})` : 'no state yet';
+    const state = this.lastState;
+    return state === null ? 'no state yet' : `${state.state} (${state.why})`;
   }
 
   #timeoutError(what: string, withinMs: number): RomulusError {
