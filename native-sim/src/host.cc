@@ -145,6 +145,16 @@ Napi::Value BoostHelpers(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), boosted);
 }
 
+// Acts on the main thread, from whichever thread it is called. RESET_ON_FORK stays set, since taking
+// it back needs a right that raising the priority does not.
+Napi::Value BoostMain(const Napi::CallbackInfo& info) {
+  const bool boosted = info[0].ToBoolean().Value();
+  sched_param parameters{};
+  parameters.sched_priority = boosted ? kHelperPriority : 0;
+  const int policy = (boosted ? SCHED_RR : SCHED_OTHER) | SCHED_RESET_ON_FORK;
+  return Napi::Boolean::New(info.Env(), sched_setscheduler(getpid(), policy, &parameters) == 0);
+}
+
 // Acts on the calling thread alone, so call it in the thread that is to be boosted.
 Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   const char* result = "none";
@@ -182,6 +192,7 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("hostFacts", Napi::Function::New(env, HostFacts));
   exports.Set("monotonicNs", Napi::Function::New(env, MonotonicNs));
   exports.Set("boostHelpers", Napi::Function::New(env, BoostHelpers));
+  exports.Set("boostMain", Napi::Function::New(env, BoostMain));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
 }
 

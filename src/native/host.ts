@@ -1,7 +1,7 @@
 /**
  * What this host can do, found out by trying rather than by asking versions, and what a timing
- * thread needs of it. Reads only; the exceptions are `boostThread` and `boostHelpers`, which
- * change the scheduling of threads, and what gives a thread a table of descriptors.
+ * thread needs of it. Reads only; the exceptions are `boost...`, which change the scheduling of
+ * threads, and what gives a thread a table of descriptors.
  */
 import { loadNative } from './load.ts';
 import { callNative } from './native-error.ts';
@@ -36,6 +36,7 @@ interface HostNative {
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
   boostHelpers(): number;
+  boostMain(isBoosted: boolean): boolean;
   isolateDescriptors(): number[];
   closeLoopDescriptors(descriptors: readonly number[]): void;
 }
@@ -66,6 +67,16 @@ export function boostThread(): 'rr' | 'nice' | 'none' {
  */
 export function boostHelpers(): number {
   return loadNative<HostNative>().boostHelpers();
+}
+
+/**
+ * Puts the process's main thread ahead of ordinary threads for the time of a failover, or back
+ * among them. Called by the heartbeat thread: on a saturated host the main thread would get to
+ * hear of a death late, and to act on it later.
+ * @returns false when that is not allowed.
+ */
+export function boostMain(isBoosted: boolean): boolean {
+  return loadNative<HostNative>().boostMain(isBoosted);
 }
 
 /**

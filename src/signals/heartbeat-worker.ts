@@ -6,7 +6,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert, unreachable } from '../base/assert.ts';
 import { toRomulusError } from '../base/errors.ts';
-import { boostHelpers, boostThread, isolateDescriptors } from '../native/host.ts';
+import { boostHelpers, boostMain, boostThread, isolateDescriptors } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
 import { PromiseWords } from './promise-words.ts';
@@ -17,6 +17,8 @@ import { Ticker } from './ticker.ts';
 const REVIEWS_PER_INTERVAL = 2;
 /** With very long intervals still this often. */
 const REVIEW_MS_MAX = 50;
+/** How long the main thread goes ahead of others after a verdict of death: a failover and more. */
+const MAIN_BOOST_MS = 1000;
 const NS_PER_MS = 1e6;
 
 assert(parentPort !== null, 'the heartbeat thread is started by startHeartbeat only');
@@ -24,8 +26,25 @@ const port = parentPort;
 const data = workerData as HeartbeatWorkerData;
 const words = new PromiseWords(data.words);
 
+let mainBoost: NodeJS.Timeout | null = null;
+
 function report(message: HeartbeatReport): void {
+  if (message.kind === 'verdict' && message.verdict.state === 'dead') boostMainForFailover();
   port.postMessage(message);
+}
+
+/** A backup's main thread has a machine to start now, and every millisecond is felt outside. */
+function boostMainForFailover(): void {
+  if (data.role !== 'backup' || !boostMain(true)) return;
+  if (mainBoost === null) mainBoost = setTimeout(endMainBoost, MAIN_BOOST_MS);
+  else mainBoost.refresh();
+}
+
+function endMainBoost(): void {
+  if (mainBoost === null) return;
+  clearTimeout(mainBoost);
+  mainBoost = null;
+  boostMain(false);
 }
 
 async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
@@ -75,6 +94,7 @@ function obey(heart: PrimaryHeart | BackupHeart, ticker: Ticker, order: Heartbea
       heart.judge.signal(order.signal);
       return;
     case 'stop':
+      endMainBoost();
       ticker.stop();
       heart.stop(order.goodbye);
       port.close();

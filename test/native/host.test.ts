@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism, release, totalmem } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
-import { boostHelpers, hostFacts, monotonicNs } from '../../src/native/host.ts';
+import { boostHelpers, boostMain, hostFacts, monotonicNs } from '../../src/native/host.ts';
 
 const ADDON = new URL('../../native-sim/build/Release/romulus_native.node', import.meta.url);
 
@@ -57,4 +57,12 @@ test('the helper threads are boosted, and no other', () => {
   expect(after.slice(1, 1 + boosted)).toEqual(Array.from({ length: boosted }, () => REAL_TIME));
   expect(after.slice(1 + boosted)).toEqual(before.slice(1 + boosted));
   expect(boostHelpers()).toBe(boosted);
+});
+
+test('the main thread is boosted and put back', () => {
+  const [before] = policies();
+  const isAllowed = boostMain(true);
+  expect(policies()[0]).toBe(isAllowed ? 2 : before);
+  expect(boostMain(false)).toBe(true);
+  expect(policies()[0]).toBe(0);
 });
