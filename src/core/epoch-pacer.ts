@@ -27,6 +27,9 @@ export const DEFAULT_QUEUE_WATERMARKS: QueueWatermarks = {
 /** A backlog lengthens the interval at most so many times. */
 const STRETCH_MAX = 64;
 
+/** How much of an interval a late checkpoint may bring the next one forward. */
+const CATCH_UP_FRACTION = 0.5;
+
 /** A backlog alone never makes an epoch longer than this, in milliseconds. */
 const STRETCHED_INTERVAL_MS_MAX = 10_000;
 
@@ -85,7 +88,11 @@ export class EpochPacer {
   asked(nowMs: number): void {
     assert(!this.#isCapturing, 'one checkpoint at a time');
     this.#isCapturing = true;
-    this.#askedAtMs = nowMs;
+    // Counted from when it was due: timers fire late, and a millisecond lost at each of a hundred
+    // epochs a second would be a tenth of the pace. Never so far back that two epochs come at once.
+    const dueMs = this.#askedAtMs + this.effectiveIntervalMs;
+    const earliestMs = nowMs - this.effectiveIntervalMs * CATCH_UP_FRACTION;
+    this.#askedAtMs = Number.isFinite(dueMs) ? Math.min(nowMs, Math.max(dueMs, earliestMs)) : nowMs;
   }
 
   /** The checkpoint asked for was captured, or skipped. */

@@ -15,6 +15,21 @@ describe('epoch pacer', () => {
     expect(pacer.dueAtMs).toBe(25);
   });
 
+  it('keeps the pace when every checkpoint is asked for a little late', () => {
+    const pacer = new EpochPacer(10, { lowBytes: 1, highBytes: 2, limitBytes: 3 });
+    pacer.asked(0);
+    pacer.answered();
+    for (let epoch = 1; epoch <= 100; epoch += 1) {
+      expect(pacer.dueAtMs).toBe(epoch * 10);
+      pacer.asked(epoch * 10 + 0.9);
+      pacer.answered();
+    }
+    // After a standstill the next one comes no sooner than half an interval later.
+    pacer.asked(5000);
+    pacer.answered();
+    expect(pacer.dueAtMs).toBe(5005);
+  });
+
   it('takes any interval from a millisecond to hours, while running', () => {
     const pacer = new EpochPacer(1, MARKS);
     pacer.asked(0);
