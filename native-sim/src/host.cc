@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -175,6 +176,24 @@ Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), result);
 }
 
+// Who listens at the other end of a connected unix socket: the process that called listen(2).
+// Borrows the descriptor; any thread.
+Napi::Value SocketPeer(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const auto fd = static_cast<int>(WholeNumber(info[0], "fd"));
+    ucred peer{};
+    socklen_t bytes = sizeof(peer);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) {
+      throw Failure::System("ERR_HOST_SOCKET_PEER", "the peer of a socket cannot be asked for",
+                            "Pass the descriptor of a connected unix socket.");
+    }
+    auto result = Napi::Object::New(info.Env());
+    result.Set("pid", Napi::Number::New(info.Env(), peer.pid));
+    result.Set("uid", Napi::Number::New(info.Env(), peer.uid));
+    return result;
+  });
+}
+
 // Batches and received payloads are about a megabyte and live for milliseconds. Given back to the
 // kernel at every release, each costs 256 page faults at its next birth, as much as encoding it.
 constexpr int kReuseBelowBytes = 32 << 20;
@@ -193,6 +212,7 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("monotonicNs", Napi::Function::New(env, MonotonicNs));
   exports.Set("boostHelpers", Napi::Function::New(env, BoostHelpers));
   exports.Set("boostMain", Napi::Function::New(env, BoostMain));
+  exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
 }
 

@@ -37,6 +37,7 @@ interface HostNative {
   boostThread(): 'rr' | 'nice' | 'none';
   boostHelpers(): number;
   boostMain(isBoosted: boolean): boolean;
+  socketPeer(fd: number): { readonly pid: number; readonly uid: number };
   isolateDescriptors(): number[];
   closeLoopDescriptors(descriptors: readonly number[]): void;
 }
@@ -77,6 +78,15 @@ export function boostHelpers(): number {
  */
 export function boostMain(isBoosted: boolean): boolean {
   return loadNative<HostNative>().boostMain(isBoosted);
+}
+
+/**
+ * Who made the listening socket at the other end of a connected unix socket; pid 0 when that
+ * process lives in a pid namespace that we cannot see.
+ * @throws {RomulusError} ERR_HOST_SOCKET_PEER when it is not a connected socket.
+ */
+export function socketPeer(fd: number): { readonly pid: number; readonly uid: number } {
+  return callNative(() => loadNative<HostNative>().socketPeer(fd));
 }
 
 /**
