@@ -1,0 +1,67 @@
+/**
+ * Whether this host can run tests on a real QEMU. Missing parts are installed where that is possible;
+ * otherwise the tests are skipped with one loud line, or fail when ROMULUS_REQUIRE_ALL=1.
+ */
+import { closeSync, constants, openSync } from 'node:fs';
+import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
+import { ensureQemu, QEMU_VERSIONS, qemuOfVersion } from '../../../src/drill/qemu/qemu-versions.ts';
+
+const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
+
+function skipLoudly(what: string, error: unknown): false {
+  if (requireAll) throw error;
+  const why = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`SKIPPED: ${what}: ${why}\n`);
+  return false;
+}
+
+/**
+ * True when QEMU and the test guest are there. Use as `describe.skipIf(!(await requireQemu()))`.
+ * @throws {RomulusError} when they are not and ROMULUS_REQUIRE_ALL=1.
+ */
+export async function requireQemu(): Promise<boolean> {
+  try {
+    await ensureQemu();
+    await guestImage();
+    return true;
+  } catch (error) {
+    return skipLoudly('tests on a real QEMU', error);
+  }
+}
+
+/** A QEMU to test with. */
+export interface TestQemu {
+  readonly version: string;
+  readonly binary: string;
+}
+
+let versions: Promise<TestQemu[]> | undefined;
+
+/** The system's QEMU and, where they can be had, 10.0 and 11.1; those that cannot are told loudly. */
+export function qemuVersions(): Promise<TestQemu[]> {
+  versions ??= findVersions();
+  return versions;
+}
+
+async function findVersions(): Promise<TestQemu[]> {
+  const found: TestQemu[] = [];
+  for (const version of ['system', ...Object.keys(QEMU_VERSIONS)]) {
+    try {
+      found.push({ version, binary: await qemuOfVersion(version) });
+    } catch (error) {
+      skipLoudly(`QEMU ${version}`, error);
+    }
+  }
+  return found;
+}
+
+/** True when /dev/kvm opens here. Not every such machine can also run a whole kernel under it. */
+export function hasKvm(): boolean {
+  try {
+    closeSync(openSync('/dev/kvm', constants.O_RDWR));
+    return true;
+  } catch (error) {
+    process.stderr.write(`SKIPPED: tests under KVM: ${(error as Error).message}\n`);
+    return false;
+  }
+}
