@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <optional>
 
 #include "copy.h"
@@ -168,11 +169,15 @@ void Capture::FindPopulated(uint32_t first_page, uint32_t page_count, CaptureSta
   const uint64_t end_byte = first_byte + uint64_t{page_count} * kPageBytes;
   if (memory_) {
     for (uint64_t at = first_byte; at < end_byte;) {
-      const DataExtent extent = NextDataExtent(memory_->fd(), at, end_byte);
-      if (extent.begin >= end_byte) break;
-      AppendRun(runs, static_cast<uint32_t>(extent.begin / kPageBytes),
-                static_cast<uint32_t>((extent.end - extent.begin) / kPageBytes));
-      at = extent.end;
+      if (at < known_data_.begin || at >= known_data_.end) {
+        known_data_ = NextDataExtent(memory_->fd(), at, end_byte, memory_->bytes());
+      }
+      const uint64_t begin = std::max(at, known_data_.begin);
+      const uint64_t end = std::min(end_byte, known_data_.end);
+      if (begin >= end_byte) break;
+      AppendRun(runs, static_cast<uint32_t>(begin / kPageBytes),
+                static_cast<uint32_t>((end - begin) / kPageBytes));
+      at = end;
     }
   } else {
     // A page that the process has neither in memory nor in swap is a hole of anonymous memory; of
@@ -215,11 +220,11 @@ void Capture::Stage(const PageRuns& runs) {
 
 void Capture::CopyStaged(bool alone) {
   const auto parts = static_cast<uint32_t>((staged_count_ + kCopyPartPages - 1) / kCopyPartPages);
-  const auto copy = [this](uint32_t part) {
+  const auto copy = [this, alone](uint32_t part) {
     const size_t first = size_t{part} * kCopyPartPages;
     const size_t end = std::min(staged_count_, first + kCopyPartPages);
     if (memory_) {
-      CopyMapped(first, end);
+      CopyMapped(first, end, alone);
     } else {
       CopyForeign(first, end);
     }
@@ -231,10 +236,16 @@ void Capture::CopyStaged(bool alone) {
   }
 }
 
-void Capture::CopyMapped(size_t first, size_t end) const {
+void Capture::CopyMapped(size_t first, size_t end, bool through_cache) const {
   const uint32_t* index = staging_.page_index();
   for (size_t i = first; i < end; ++i) {
-    CopyPage(staging_.data() + i * kPageBytes, memory_->data() + size_t{index[i]} * kPageBytes);
+    uint8_t* staged = staging_.data() + i * kPageBytes;
+    const uint8_t* page = memory_->data() + size_t{index[i]} * kPageBytes;
+    if (through_cache) {
+      std::memcpy(staged, page, kPageBytes);
+    } else {
+      CopyPage(staged, page);
+    }
   }
   CopyFence();
 }

@@ -73,7 +73,9 @@ class Capture {
   void FindPopulated(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void Stage(const PageRuns& runs);
   void CopyStaged(bool alone);
-  void CopyMapped(size_t first, size_t end) const;
+  // Through the cache when the pages are encoded right after; past it when a guest waits, whose own
+  // working set lies there.
+  void CopyMapped(size_t first, size_t end, bool through_cache) const;
   void CopyForeign(size_t first, size_t end) const;
 
   std::shared_ptr<DirtyTracker> tracker_;
@@ -83,6 +85,9 @@ class Capture {
   Staging staging_;
   StagedPages staged_;
   size_t staged_count_ = 0;
+  // Found to be data, not a hole, by an earlier part of a full capture. Only that is remembered: a
+  // hole may have been filled since, and a page taken for one would be lost.
+  DataExtent known_data_{0, 0};
   // Runs found by each part of a scan; kept, so that later scans allocate nothing.
   std::vector<PageRuns> part_runs_;
   Crew crew_;

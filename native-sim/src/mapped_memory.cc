@@ -145,13 +145,15 @@ uint64_t MappedMemory::PopulatedBytes() const {
   return static_cast<uint64_t>(status.st_blocks) * 512;
 }
 
-DataExtent NextDataExtent(int fd, uint64_t from, uint64_t bytes) {
-  if (from >= bytes) return {bytes, bytes};
+DataExtent NextDataExtent(int fd, uint64_t from, uint64_t until, uint64_t bytes) {
+  if (from >= until) return {bytes, bytes};
   const off_t begin = lseek(fd, static_cast<off_t>(from), SEEK_DATA);
   if (begin < 0) {
     if (errno == ENXIO) return {bytes, bytes};
     return {from, bytes};
   }
+  // The kernel walks an extent page by page to find its end: only for those that are wanted.
+  if (static_cast<uint64_t>(begin) >= until) return {bytes, bytes};
   const off_t end = lseek(fd, begin, SEEK_HOLE);
   const uint64_t first = std::min<uint64_t>(static_cast<uint64_t>(begin), bytes);
   const uint64_t last = end < 0 ? bytes : std::min<uint64_t>(static_cast<uint64_t>(end), bytes);
@@ -167,12 +169,12 @@ int64_t MappedMemory::FirstDifferentPage(const MappedMemory& other) const {
                       std::to_string(other.bytes_) + " bytes cannot be compared",
                   "Compare memories of equal size.");
   }
-  DataExtent left = NextDataExtent(fd_.get(), 0, bytes_);
-  DataExtent right = NextDataExtent(other.fd_.get(), 0, bytes_);
+  DataExtent left = NextDataExtent(fd_.get(), 0, bytes_, bytes_);
+  DataExtent right = NextDataExtent(other.fd_.get(), 0, bytes_, bytes_);
   for (uint64_t position = std::min(left.begin, right.begin); position < bytes_;
        position += kPageBytes) {
-    if (position >= left.end) left = NextDataExtent(fd_.get(), position, bytes_);
-    if (position >= right.end) right = NextDataExtent(other.fd_.get(), position, bytes_);
+    if (position >= left.end) left = NextDataExtent(fd_.get(), position, bytes_, bytes_);
+    if (position >= right.end) right = NextDataExtent(other.fd_.get(), position, bytes_, bytes_);
     const bool in_left = position >= left.begin && position < left.end;
     const bool in_right = position >= right.begin && position < right.end;
     if (!in_left && !in_right) {

@@ -58,12 +58,12 @@ class MappedMemory {
   uint8_t* data_;
 };
 
-// The next stretch of a file that holds data, at or after `from`; begin == end == bytes when there
-// is none. File systems that know no holes report one stretch.
+// The next stretch of a file that holds data, at or after `from`; begin == end == bytes when none
+// begins before `until`. File systems that know no holes report one stretch.
 struct DataExtent {
   uint64_t begin;
   uint64_t end;
 };
-DataExtent NextDataExtent(int fd, uint64_t from, uint64_t bytes);
+DataExtent NextDataExtent(int fd, uint64_t from, uint64_t until, uint64_t bytes);
 
 }  // namespace romulus

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -13,8 +15,6 @@
 namespace romulus {
 namespace {
 
-// Zero pages in a row from which giving the memory back is cheaper than writing zeros.
-constexpr uint64_t kPunchPagesLeast = 32;
 // So many bytes of small pages are collected before their CRC is taken.
 constexpr size_t kCrcPieceBytes = 16384;
 // Bounds the table's room: a buffer is not half table because all pages might be zero.
@@ -166,21 +166,57 @@ BatchView ParseBatch(const PageKernel& kernel, const uint8_t* data, size_t bytes
 
 namespace {
 
-constexpr uint32_t kPopulatePagesLeast = 32;
+// Pages in a row from which a system call for all of them is cheaper than touching each.
+constexpr uint64_t kStretchPagesLeast = 32;
 
-// A base image touches every page for the first time: one call for a dense stretch costs a fraction
-// of a fault for each of its pages. Advice only; where it is refused, the faults come as before.
+// How many pages from `position` on have this encoding and follow one another.
+uint64_t StretchOf(const BatchView& view, size_t position, const BatchEntry& first) {
+  uint64_t count = 1;
+  for (; position + count < view.pages; ++count) {
+    const BatchEntry next = EntryOf(view, position + count);
+    if (next.encoding != first.encoding || next.page_index != first.page_index + count) break;
+  }
+  return count;
+}
+
+// A base image of deltas against zeros touches every page for the first time: one call for a dense
+// stretch costs a fraction of a fault for each. Advice only; refused, the faults come as before.
 void PopulateDenseStretch(const BatchView& view, const BatchTarget& target) {
-  if (view.pages < kPopulatePagesLeast) return;
+  if (view.pages < kStretchPagesLeast) return;
   const BatchEntry first = EntryOf(view, 0);
   const BatchEntry last = EntryOf(view, view.pages - 1);
   const uint64_t span = uint64_t{last.page_index} - first.page_index + 1;
   if (span > view.pages + view.pages / 8) return;
-  if (first.encoding == kEncodingZero || last.encoding == kEncodingZero) return;
+  const auto is_delta = [](const BatchEntry& entry) {
+    return entry.encoding == kEncodingRuns || entry.encoding == kEncodingMask;
+  };
+  if (!is_delta(first) || !is_delta(last)) return;
 #ifdef MADV_POPULATE_WRITE
   madvise(target.pages + uint64_t{first.page_index} * kPageBytes, span * kPageBytes,
           MADV_POPULATE_WRITE);
 #endif
+}
+
+// Gives a stretch of pages back to the file, which makes them zeros.
+bool PunchPages(const BatchTarget& target, uint64_t first, uint64_t count) {
+  return fallocate(target.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   static_cast<off_t>(first * kPageBytes),
+                   static_cast<off_t>(count * kPageBytes)) == 0;
+}
+
+// Writes a stretch of raw pages through the file. A page that is new to it is then neither cleared
+// first nor mapped, which is half of what it costs to touch it. The mapping shows what was written.
+bool WritePages(const BatchTarget& target, uint64_t first, uint64_t count, const uint8_t* data) {
+  uint64_t at = first * kPageBytes;
+  for (uint64_t left = count * kPageBytes; left > 0;) {
+    const ssize_t written = pwrite(target.fd, data, left, static_cast<off_t>(at));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    data += written;
+    at += static_cast<uint64_t>(written);
+    left -= static_cast<uint64_t>(written);
+  }
+  return true;
 }
 
 }  // namespace
@@ -189,26 +225,30 @@ void ApplyBatch(const PageKernel& kernel, const BatchView& view, const BatchTarg
   PopulateDenseStretch(view, target);
   const uint8_t* at = view.data;
   uint64_t digest = 0;
+  // Where the file system cannot do it, pages are written through the mapping instead.
   bool may_punch = target.fd >= 0;
-  BatchEntry entry = EntryOf(view, 0);
+  bool may_write = target.fd >= 0;
+  // Pages before it are known to be in no long stretch.
+  size_t looked_until = 0;
   for (size_t position = 0; position < view.pages;) {
-    if (entry.encoding == kEncodingZero && may_punch) {
-      size_t end = position + 1;
-      BatchEntry next = entry;
-      for (; end < view.pages; ++end) {
-        next = EntryOf(view, end);
-        if (next.encoding != kEncodingZero) break;
-        if (next.page_index != entry.page_index + (end - position)) break;
-      }
-      const uint64_t count = end - position;
-      if (count >= kPunchPagesLeast) {
-        // Where the file system cannot do it, zeros are written instead.
-        may_punch = fallocate(target.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                              static_cast<off_t>(uint64_t{entry.page_index} * kPageBytes),
-                              static_cast<off_t>(count * kPageBytes)) == 0;
-        if (may_punch) {
-          position = end;
-          entry = next;
+    const BatchEntry entry = EntryOf(view, position);
+    const bool is_candidate = (entry.encoding == kEncodingZero && may_punch) ||
+                              (entry.encoding == kEncodingRaw && may_write);
+    if (is_candidate && position >= looked_until) {
+      const uint64_t count = StretchOf(view, position, entry);
+      looked_until = position + count;
+      if (count >= kStretchPagesLeast) {
+        bool& may_do = entry.encoding == kEncodingZero ? may_punch : may_write;
+        may_do = entry.encoding == kEncodingZero
+                     ? PunchPages(target, entry.page_index, count)
+                     : WritePages(target, entry.page_index, count, at);
+        if (may_do) {
+          for (uint64_t page = 0; page < count && entry.encoding == kEncodingRaw; ++page) {
+            digest += PageDigest(static_cast<uint32_t>(entry.page_index + page),
+                                 kernel.summarize(at + page * kPageBytes));
+          }
+          at += count * entry.bytes;
+          position += count;
           continue;
         }
       }
@@ -221,7 +261,6 @@ void ApplyBatch(const PageKernel& kernel, const BatchView& view, const BatchTarg
         kernel.apply(page, entry.encoding, entry.run_count, at, entry.bytes, next_page);
     digest += PageDigest(entry.page_index, summary);
     at += entry.bytes;
-    entry = next;
     position += 1;
   }
   if (digest != view.digest) {

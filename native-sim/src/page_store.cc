@@ -252,6 +252,18 @@ Napi::Value Recycle(const Napi::CallbackInfo& info) {
   });
 }
 
+// Frees the memory now, whatever views of it are still held.
+Napi::Value Release(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    if (!info[0].IsArrayBuffer()) {
+      throw Failure("ERR_USAGE_BYTES", "this is not a buffer", "Pass `bytes.buffer`.");
+    }
+    auto buffer = info[0].As<Napi::ArrayBuffer>();
+    if (!buffer.IsDetached()) buffer.Detach();
+    return info.Env().Undefined();
+  });
+}
+
 Napi::Value Reset(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     OpenHolderOf(info[0]).baseline->Reset();
@@ -296,7 +308,7 @@ Napi::Value DigestOfMemory(const Napi::CallbackInfo& info) {
     uint64_t digest = 0;
     // Holes are zeros, which count nothing; reading one through the mapping would allocate it.
     for (uint64_t at = from * kPageBytes; at < end;) {
-      const DataExtent extent = NextDataExtent(memory->fd(), at, bytes);
+      const DataExtent extent = NextDataExtent(memory->fd(), at, end, bytes);
       const uint64_t first = std::max(at, extent.begin / kPageBytes * kPageBytes);
       const uint64_t last = std::min(end, extent.end);
       for (uint64_t page = first; page < last; page += kPageBytes) {
@@ -321,6 +333,7 @@ void InitPageStore(Napi::Env env, Napi::Object exports) {
   exports.Set("baselineRecycle", Napi::Function::New(env, Recycle));
   exports.Set("baselineReset", Napi::Function::New(env, Reset));
   exports.Set("baselineClose", Napi::Function::New(env, Close));
+  exports.Set("bufferRelease", Napi::Function::New(env, Release));
   exports.Set("imageApply", Napi::Function::New(env, ApplyToMemory));
   exports.Set("imageDigest", Napi::Function::New(env, DigestOfMemory));
 }

@@ -114,6 +114,7 @@ interface PageStoreNative {
   baselineRecycle(handle: BaselineHandle, buffer: ArrayBuffer): void;
   baselineReset(handle: BaselineHandle): void;
   baselineClose(handle: BaselineHandle): void;
+  bufferRelease(buffer: ArrayBuffer): void;
   imageApply(memory: MemoryHandle, batch: Uint8Array, blockId?: number, level?: SimdLevel): number;
   imageDigest(memory: MemoryHandle, fromPage: number, pageCount: number, level?: SimdLevel): bigint;
 }
@@ -214,6 +215,15 @@ export class Baseline {
   close(): void {
     callNative(() => this.#native.baselineClose(this.#handle));
   }
+}
+
+/**
+ * Frees a buffer's memory at once; what views it is empty from then on. Left to the collector, the
+ * megabytes that pass through a thread are counted against its heap, and every 64 of them make V8
+ * mark all of it, on threads that the machine and the link need.
+ */
+export function releaseBuffer(buffer: ArrayBuffer): void {
+  callNative(() => loadNative<PageStoreNative>().bufferRelease(buffer));
 }
 
 /** The backup's copy of one block, in a memory that the machine will run on. */

@@ -94,6 +94,22 @@ describe.each([
     expect(memory.populatedBytes()).toBe(4 * PAGE_BYTES);
   });
 
+  test('a full capture in parts sees pages that came since the part before', () => {
+    const { capture, memory } = own(kind, threads);
+    for (const page of [1, 2, 3, 9]) memory.write(page * PAGE_BYTES, stamp(page, 1));
+    const part = (fromPage: number): number[] => {
+      capture.capture({ full: true, fromPage, pageCount: 4 });
+      return [...capture.stagedIndexes()];
+    };
+    expect(part(0)).toEqual([1, 2, 3]);
+    for (const page of [4, 5, 8]) memory.write(page * PAGE_BYTES, stamp(page, 2));
+    expect(part(4)).toEqual([4, 5]);
+    memory.write(10 * PAGE_BYTES, stamp(10, 3));
+    expect(part(8)).toEqual([8, 9, 10]);
+    expect(part(12)).toEqual([]);
+    expect(part(0)).toEqual([1, 2, 3]);
+  });
+
   test('without a full capture first, everything counts as dirty', () => {
     const { capture, memory } = own(kind, threads, 4 * MIB);
     memory.write(0, Buffer.from('first'));

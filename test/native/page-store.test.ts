@@ -4,7 +4,7 @@ import { Prng } from '../../src/base/prng.ts';
 import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { applyPages } from '../../src/native/page-delta.ts';
-import { Baseline, PageImage } from '../../src/native/page-store.ts';
+import { Baseline, PageImage, releaseBuffer } from '../../src/native/page-store.ts';
 
 const PAGES = 4096;
 const open: { close(): void }[] = [];
@@ -55,6 +55,42 @@ describe('Baseline and PageImage', () => {
       expect(image.digest()).toBe(baseline.digest());
     }
     expect(memory.read(0, PAGES * PAGE_BYTES).equals(expected)).toBe(true);
+  });
+
+  test('long stretches of raw pages and of zeros arrive, also over what was there', () => {
+    const { baseline, image, memory } = pair();
+    const prng = new Prng(7);
+    const expected = new Uint8Array(PAGES * PAGE_BYTES);
+    // Lengths around the one from which a stretch is written as a whole, with gaps between.
+    const stretches = [1, 31, 32, 33, 200, 255].map((count, at) => ({ first: at * 400, count }));
+    for (let epoch = 1; epoch <= 3; epoch += 1) {
+      const indexes = Uint32Array.from(
+        stretches.flatMap(({ first, count }) =>
+          Array.from({ length: count }, (_, at) => first + at),
+        ),
+      );
+      const words = new Uint32Array((indexes.length * PAGE_BYTES) / 4);
+      if (epoch !== 2)
+        for (let at = 0; at < words.length; at += 1) words[at] = prng.nextUint32() | 0x01010101;
+      const pages = new Uint8Array(words.buffer);
+      for (const batch of baseline.encodePages(indexes, pages, { blockId: 2, epoch }).batches)
+        image.apply(batch);
+      indexes.forEach((index, at) =>
+        expected.set(pages.subarray(at * PAGE_BYTES, (at + 1) * PAGE_BYTES), index * PAGE_BYTES),
+      );
+      expect(image.digest()).toBe(baseline.digest());
+      expect(memory.read(0, PAGES * PAGE_BYTES).equals(expected)).toBe(true);
+    }
+  });
+
+  test('a released buffer is empty, and may be released again', () => {
+    const bytes = new Uint8Array(MIB);
+    releaseBuffer(bytes.buffer);
+    expect(bytes.byteLength).toBe(0);
+    releaseBuffer(bytes.buffer);
+    expect(() => releaseBuffer({} as ArrayBuffer)).toThrow(
+      expect.objectContaining({ code: 'ERR_USAGE_BYTES' }),
+    );
   });
 
   test('batches hold what they say, in buffers of their own', () => {
