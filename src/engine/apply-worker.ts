@@ -13,7 +13,7 @@ import type { DiskSync, DiskZeros, DiskWrite as ReplicaWrite } from '../disks/di
 import { DiskReplica } from '../disks/replica.ts';
 import { Memory } from '../native/memory.ts';
 import { applyPages } from '../native/page-delta.ts';
-import { PageImage } from '../native/page-store.ts';
+import { PageImage, releaseBuffer } from '../native/page-store.ts';
 import { serveThread } from './thread-rpc.ts';
 
 export interface PrepareRequest {
@@ -67,6 +67,16 @@ function restate(): void {
   current().deviceStateBytes = 0;
 }
 
+/** Smaller ones are not worth the call. */
+const RELEASE_BYTES_MIN = 64 * 1024;
+
+/** Every payload that came to this thread is its own; nobody looks at it once it is applied. */
+function release(bytes: Uint8Array): void {
+  const { buffer } = bytes;
+  if (buffer instanceof ArrayBuffer && buffer.byteLength >= RELEASE_BYTES_MIN)
+    releaseBuffer(buffer);
+}
+
 function applyBatch(batch: Uint8Array): void {
   const blockId = new DataView(batch.buffer, batch.byteOffset, batch.byteLength).getUint16(4, true);
   const block = current().blocks.get(blockId);
@@ -86,11 +96,14 @@ function applyBatch(batch: Uint8Array): void {
 function base(request: { frames: readonly Frame[] }): void {
   for (const frame of request.frames) {
     const message = decodeMessage(frame);
-    if (message.kind === 'baseImage') applyBatch(message.batch);
-    else if (message.kind === 'baseDisk') {
+    if (message.kind === 'baseImage') {
+      applyBatch(message.batch);
+      release(message.batch);
+    } else if (message.kind === 'baseDisk') {
       const { offset, lengthBytes, data } = message.write;
       current().replica?.applyBase({ offset, byteCount: lengthBytes, data });
     }
+    release(frame.payload);
   }
 }
 
@@ -120,6 +133,7 @@ function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: n
     switch (message.kind) {
       case 'pages':
         applyBatch(message.batch);
+        release(message.batch);
         break;
       case 'disk':
         writes.push(...message.writes);
@@ -134,6 +148,7 @@ function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: n
     }
   }
   state.replica?.apply(writes.map(toReplicaWrite));
+  for (const { payload } of request.frames) release(payload);
   state.epoch = request.epoch;
   return { epoch: request.epoch };
 }

@@ -213,10 +213,12 @@ function slice(request: {
   blockId: number;
   fromPage: number;
   pageLimit: number;
+  spares: readonly ArrayBuffer[];
   full: boolean;
   epoch: number;
 }): Transferred<SliceResult> {
   const { capture, baseline, block } = blockOf(request.blockId);
+  for (const spare of request.spares) baseline.recycle(spare);
   const pageCount = Math.min(request.pageLimit, block.bytes / PAGE_BYTES - request.fromPage);
   capture.capture({ fromPage: request.fromPage, pageCount, full: request.full });
   const startMs = nowMs();
@@ -237,9 +239,11 @@ function changedSlice(request: {
   blockId: number;
   fromPage: number;
   pageLimit: number;
+  spares: readonly ArrayBuffer[];
   since: number;
 }): Transferred<SliceResult> {
   const { baseline, block } = blockOf(request.blockId);
+  for (const spare of request.spares) baseline.recycle(spare);
   const startMs = nowMs();
   const result = baseline.encodeChangedSince(request.since, {
     blockId: block.id,

@@ -18,6 +18,7 @@ export class Outbox {
   #waiting: Waiting[] = [];
   #head = 0;
   #bytes = 0;
+  #sentBytes = 0;
   #blocked = false;
   #drained: { bytesMax: number; resolve: () => void }[] = [];
 
@@ -40,12 +41,23 @@ export class Outbox {
     return this.#bytes + this.#link.queuedBytes;
   }
 
+  /** Bytes queued here since the beginning. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
+  /** Of these, the bytes that have left this process: their memory is free to be used again. */
+  get leftBytes(): number {
+    return this.#sentBytes - this.queuedBytes;
+  }
+
   /** Queues a frame; `beforeSend` is called right before the link takes it. */
   send(frame: Frame, beforeSend?: () => void): void {
     if (!this.#link.isOpen) return;
     const bytes = frame.reduce((sum, part) => sum + part.byteLength, 0);
     this.#waiting.push({ frame, bytes, beforeSend });
     this.#bytes += bytes;
+    this.#sentBytes += bytes;
     this.#pump();
   }
 

@@ -4,20 +4,22 @@
  * one before (pre-copy, Clark et al., NSDI 2005). Pages may be torn; the final checkpoint, taken
  * with the machine stopped, contains every page that was.
  */
-import { asEpoch, type Generation } from '../base/units.ts';
+import { asEpoch, type Generation, PAGE_BYTES } from '../base/units.ts';
 import type { Compressor } from '../codec/compress.ts';
 import { encodeMessage } from '../codec/messages.ts';
 import type { GuestDescriptor } from '../guests/guest.ts';
 import type { SourceDisk } from '../disks/disk.ts';
-import type { CaptureMethods, SliceResult } from './capture-worker.ts';
+import type { CaptureMethods, SealedBatch, SliceResult } from './capture-worker.ts';
 import { BaseSums, batchFrame } from './epoch-frames.ts';
 import type { Outbox } from './outbox.ts';
 import type { ThreadClient } from './thread-rpc.ts';
 
-/** One slice: small enough to pace and to show progress, large enough to cost nothing. */
-const SLICE_PAGES = 4096;
+/** One slice: small enough to stay in the cache from copy to encoding, large enough to cost nothing. */
+const SLICE_PAGES = 1024;
 /** Slices after round 0 hold few pages each, so they may span more of the block. */
 const LATER_SLICE_PAGES = 65_536;
+/** Slices asked for ahead, so that the capture thread does not wait for this one. */
+const SLICES_AHEAD = 2;
 /** The link's own queue stays below this, so that an image never fills memory. */
 const LINK_QUEUE_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -42,11 +44,28 @@ export interface SyncOptions {
   readonly signal: AbortSignal;
 }
 
+/** A walk over one block. */
+interface Walk {
+  readonly slicePages: number;
+  /** The block's pages, when slices are of so many of them; null when only each slice tells the next. */
+  readonly blockPages: number | null;
+  readonly take: (stretch: Stretch, transfer: ArrayBuffer[]) => Promise<SliceResult>;
+}
+
+interface Stretch {
+  readonly fromPage: number;
+  readonly pageLimit: number;
+  /** Buffers of earlier batches that have left: the capture thread writes the next ones into them. */
+  readonly spares: readonly ArrayBuffer[];
+}
+
 /** One synchronisation with one backup over one link. */
 export class SyncDriver {
   readonly #options: SyncOptions;
   readonly #sums = new BaseSums();
   readonly #startedMs: number;
+  /** Batches given to the link, with how much had been sent by their end. */
+  #lent: { readonly buffer: ArrayBuffer; readonly leftAtBytes: number }[] = [];
   #round = 0;
 
   constructor(options: SyncOptions) {
@@ -60,25 +79,24 @@ export class SyncDriver {
 
   /** Round 0: the image, or what changed of it, and the disk. Gives the pages sent. */
   async first(): Promise<number> {
-    const { capture, plan, descriptor } = this.#options;
+    const { capture, plan, descriptor, epoch } = this.#options;
     await capture.call('resetBaselines', { ram: plan.kind === 'full' });
     let pages = 0;
-    for (const block of descriptor.blocks) {
-      pages += await this.#slices(SLICE_PAGES, (fromPage, pageLimit) =>
+    for (const { id: blockId, bytes } of descriptor.blocks) {
+      pages += await this.#slices(
         plan.kind === 'full'
-          ? capture.call('slice', {
-              blockId: block.id,
-              fromPage,
-              pageLimit,
-              full: true,
-              epoch: this.#options.epoch,
-            })
-          : capture.call('changedSlice', {
-              blockId: block.id,
-              fromPage,
-              pageLimit,
-              since: plan.since,
-            }),
+          ? {
+              slicePages: SLICE_PAGES,
+              blockPages: bytes / PAGE_BYTES,
+              take: (stretch, transfer) =>
+                capture.call('slice', { blockId, ...stretch, full: true, epoch }, transfer),
+            }
+          : {
+              slicePages: SLICE_PAGES,
+              blockPages: null,
+              take: (stretch, transfer) =>
+                capture.call('changedSlice', { blockId, ...stretch, since: plan.since }, transfer),
+            },
       );
     }
     await this.#disk();
@@ -90,10 +108,13 @@ export class SyncDriver {
     const { capture, descriptor, epoch } = this.#options;
     this.#round = round;
     let pages = 0;
-    for (const block of descriptor.blocks) {
-      pages += await this.#slices(LATER_SLICE_PAGES, (fromPage, pageLimit) =>
-        capture.call('slice', { blockId: block.id, fromPage, pageLimit, full: false, epoch }),
-      );
+    for (const { id: blockId, bytes } of descriptor.blocks) {
+      pages += await this.#slices({
+        slicePages: LATER_SLICE_PAGES,
+        blockPages: bytes / PAGE_BYTES,
+        take: (stretch, transfer) =>
+          capture.call('slice', { blockId, ...stretch, full: false, epoch }, transfer),
+      });
     }
     return pages;
   }
@@ -107,32 +128,55 @@ export class SyncDriver {
     );
   }
 
-  async #slices(
-    slicePages: number,
-    take: (fromPage: number, pageLimit: number) => Promise<SliceResult>,
-  ): Promise<number> {
+  async #slices({ slicePages, blockPages, take }: Walk): Promise<number> {
     const { link, signal } = this.#options;
     let pages = 0;
-    let pending: Promise<SliceResult> | null = take(0, slicePages);
-    while (pending !== null) {
-      const result: SliceResult = await pending;
-      signal.throwIfAborted();
-      // The next slice is captured while this one is being sent.
-      pending = result.nextPage === null ? null : take(result.nextPage, slicePages);
-      pending?.catch(() => undefined);
-      pages += result.totals.pages;
-      for (const batch of result.batches) {
-        const frame = batchFrame('baseImage', batch, 0, this.#options.generation);
-        this.#sums.pages += batch.pages;
-        this.#sums.batches += 1;
-        this.#sums.count(frame);
-        link.send(frame);
+    let nextPage: number | null = 0;
+    const asked: Promise<SliceResult>[] = [];
+    const ask = (): void => {
+      while (nextPage !== null && asked.length < SLICES_AHEAD) {
+        const spares = this.#takeSpares();
+        const slice = take({ fromPage: nextPage, pageLimit: slicePages, spares }, spares);
+        // Awaited below, unless the synchronisation ends before its turn.
+        slice.catch(() => undefined);
+        asked.push(slice);
+        const next: number = nextPage + slicePages;
+        nextPage = blockPages !== null && next < blockPages ? next : null;
       }
+    };
+    ask();
+    for (let slice = asked.shift(); slice !== undefined; slice = asked.shift()) {
+      const result = await slice;
+      signal.throwIfAborted();
+      if (blockPages === null) nextPage = result.nextPage;
+      ask();
+      pages += result.totals.pages;
+      for (const batch of result.batches) this.#sendBatch(batch);
       await link.drained(LINK_QUEUE_BYTES_MAX);
       signal.throwIfAborted();
       await this.#pace();
     }
     return pages;
+  }
+
+  #sendBatch(batch: SealedBatch): void {
+    const { link, generation } = this.#options;
+    const frame = batchFrame('baseImage', batch, 0, generation);
+    this.#sums.pages += batch.pages;
+    this.#sums.batches += 1;
+    this.#sums.count(frame);
+    link.send(frame);
+    const { buffer } = batch.payload;
+    if (!batch.compressed && buffer instanceof ArrayBuffer)
+      this.#lent.push({ buffer, leftAtBytes: link.sentBytes });
+  }
+
+  /** Buffers that the link needs no more. What a broken link still held is left to the collector. */
+  #takeSpares(): ArrayBuffer[] {
+    const { leftBytes } = this.#options.link;
+    const spares = this.#lent.filter(({ leftAtBytes }) => leftAtBytes <= leftBytes);
+    this.#lent = this.#lent.filter(({ leftAtBytes }) => leftAtBytes > leftBytes);
+    return spares.map(({ buffer }) => buffer);
   }
 
   async #disk(): Promise<void> {
