@@ -3,7 +3,7 @@
  * the same evidence gives the same verdict, so that tests can plant every kind of lie.
  */
 import { CommitBook } from './commit-book.ts';
-import type { Evidence } from './evidence.ts';
+import type { AuditLine, Evidence } from './evidence.ts';
 import type { HeardFrame, WorldRecord } from './world-record.ts';
 
 /** One judgement. */
@@ -171,12 +171,14 @@ export function countDisorder(record: WorldRecord): { reordered: number; unlike:
   return { reordered, unlike };
 }
 
-/** Invariant 5: output in order and gap-free, epochs acknowledged in order and gap-free. */
-export function checkOrder(evidence: Evidence): Check {
-  const { reordered, unlike } = countDisorder(evidence.record);
+/** Epochs acknowledged, and how often not in order and gap-free. */
+export function countAckGaps(audits: readonly (readonly AuditLine[])[]): {
+  gaps: number;
+  acked: number;
+} {
   let gaps = 0;
   let acked = 0;
-  for (const audit of evidence.audits) {
+  for (const audit of audits) {
     let last = 0;
     let lastInstance: string | null = null;
     for (const { what, epoch, instance } of audit) {
@@ -191,6 +193,13 @@ export function checkOrder(evidence: Evidence): Check {
       lastInstance = instance;
     }
   }
+  return { gaps, acked };
+}
+
+/** Invariant 5: output in order and gap-free, epochs acknowledged in order and gap-free. */
+export function checkOrder(evidence: Evidence): Check {
+  const { reordered, unlike } = countDisorder(evidence.record);
+  const { gaps, acked } = countAckGaps(evidence.audits);
   return {
     name: 'order',
     ok: reordered === 0 && unlike === 0 && gaps === 0,
@@ -236,4 +245,17 @@ export function judgeEvidence(evidence: Evidence): Check[] {
     checkOneRunner(evidence),
     checkOrder(evidence),
   ];
+}
+
+/** Nobody may take over but who had to. */
+export function falseAlarmCheck(
+  takeovers: readonly unknown[],
+  outcomes: readonly { readonly heir: unknown }[],
+): Check {
+  const wanted = outcomes.filter(({ heir }) => heir !== null).length;
+  return {
+    name: 'no false alarm',
+    ok: takeovers.length === wanted,
+    text: `${takeovers.length} of ${wanted} failovers that had to be`,
+  };
 }

@@ -15,6 +15,8 @@ export interface AuditLine {
   readonly instance: string | null;
   /** The machine's own count of steps at an epoch's boundary. */
   readonly position: number | null;
+  /** When the checkpoint of a mark began: what was heard before is part of its epoch. */
+  readonly startedAtNs: bigint | null;
 }
 
 /** One change of the running copy. */
@@ -65,6 +67,7 @@ export function parseAudit(text: string, name: string): AuditLine[] {
       epoch: numberOrNull(value['epoch']),
       instance: typeof value['instance'] === 'string' ? value['instance'] : null,
       position: numberOrNull(value['position']),
+      startedAtNs: typeof value['startedAt'] === 'string' ? BigInt(value['startedAt']) : null,
     });
   }
   return parsed;

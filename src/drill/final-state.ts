@@ -2,14 +2,11 @@
  * The last act: the survivor's engine lets go of its machine, the machine is stopped between two
  * instructions, and everything is compared with the oracle.
  */
-import { readFileSync } from 'node:fs';
-import { z } from 'zod';
-import { RomulusError } from '../base/errors.ts';
 import { SimControl } from '../guests/sim/control.ts';
 import { parseSimInfo } from '../guests/sim/info.ts';
 import type { Check } from './checks.ts';
 import { compareWithOracle } from './oracle-check.ts';
-import type { Theatre } from './theatre.ts';
+import type { SimTheatre } from './sim-theatre.ts';
 import { type RecordColumns, WorldRecord } from './world-record.ts';
 
 /** What the comparison with the oracle found. */
@@ -19,27 +16,9 @@ export interface MachineVerdict {
   readonly stateMatches: boolean;
 }
 
-const savedMachine = z.object({ socketPath: z.string(), pid: z.number().int().positive() });
-
-/**
- * Which machine a node runs, as it notes in its state directory.
- * @throws {RomulusError} ERR_GUEST_UNKNOWN when it noted none.
- */
-export function machineOf(stateDirectory: string): { socketPath: string; pid: number } {
-  const path = `${stateDirectory}/machine.json`;
-  try {
-    return savedMachine.parse(JSON.parse(readFileSync(path, 'utf8')));
-  } catch (cause) {
-    throw new RomulusError('ERR_GUEST_UNKNOWN', `${path} names no machine`, {
-      remedy: "Read the node's log: it should run one.",
-      cause,
-    });
-  }
-}
-
 /** Stops the survivor's machine and judges it; nothing runs any more afterwards. */
 export async function examineMachine(
-  theatre: Theatre,
+  theatre: SimTheatre,
   survivor: 0 | 1,
   tell: (text: string) => void,
 ): Promise<{ columns: RecordColumns; overflowed: boolean; machine: MachineVerdict }> {

@@ -15,24 +15,48 @@ export type Workload = (typeof WORKLOADS)[number];
 export const KILLS = ['sigkill', 'sigstop', 'link', 'backup', 'guest', 'engine'] as const;
 export type Kill = (typeof KILLS)[number];
 
-export interface DrillOptions {
-  readonly guest: 'sim';
-  readonly workload: Workload;
+/** What the drill of every kind of machine can be told. */
+interface CommonOptions {
   readonly memoryBytes: number;
-  /** Steps a second; null leaves it to the machine. */
-  readonly rate: number | null;
   readonly intervalMs: number;
   readonly kill: Kill;
   readonly seed: number;
   /** After the failover: start the killed side again and fail over the other way. */
   readonly rejoin: boolean;
-  /** For `kv`: real `redis-benchmark` through the gateway instead of the built-in clients. */
-  readonly redisBenchmark: boolean;
-  /** How written pages are found; `mprotect` works on any kernel. */
+  /** How written pages are found; `mprotect` works on any kernel, for simulated machines. */
   readonly tracker: 'auto' | 'mprotect';
   /** Keep logs and audit files even when all went well. */
   readonly keep: boolean;
 }
+
+export interface SimDrillOptions extends CommonOptions {
+  readonly guest: 'sim';
+  readonly workload: Workload;
+  /** Steps a second; null leaves it to the machine. */
+  readonly rate: number | null;
+  /** For `kv`: real `redis-benchmark` through the gateway instead of the built-in clients. */
+  readonly redisBenchmark: boolean;
+}
+
+/**
+ * What a QEMU machine runs beside its counter and its memory pattern, which judge it: nothing, a
+ * steady rate of dirty pages, a job for CPU and memory, a busy shell, or all of that.
+ */
+export const QEMU_WORKLOADS = ['pattern', 'dirty', 'work', 'shell', 'all'] as const;
+export type QemuWorkload = (typeof QEMU_WORKLOADS)[number];
+
+export interface QemuDrillOptions extends CommonOptions {
+  readonly guest: 'qemu';
+  readonly workload: QemuWorkload;
+  /** QEMU of the primary and of the backup: a path, `10.0`, `11.1` or `system`. */
+  readonly qemu: string;
+  readonly backupQemu: string;
+  /** QEMU's machine type and CPU model; null chooses what both QEMUs have. */
+  readonly machine: string | null;
+  readonly cpu: string | null;
+}
+
+export type DrillOptions = SimDrillOptions | QemuDrillOptions;
 
 /** The kinds after which the backup must be the running copy. */
 export function expectsFailover(kill: Kill): boolean {

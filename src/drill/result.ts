@@ -1,6 +1,7 @@
 /** What a drill says at its end, and how many of them are summed up. Keys are stable. */
+import type { NodeStatus, Spread } from '../engine/status.ts';
 import type { Check } from './checks.ts';
-import type { Kill, Workload } from './options.ts';
+import type { DrillOptions, Kill } from './options.ts';
 
 /** Median, tail and worst of something measured in milliseconds. */
 export interface SpreadMs {
@@ -12,8 +13,8 @@ export interface SpreadMs {
 /** The outcome of one drill: the last line of `romulus drill --json`. */
 export interface DrillResult {
   readonly schemaVersion: 1;
-  readonly guest: 'sim';
-  readonly workload: Workload;
+  readonly guest: DrillOptions['guest'];
+  readonly workload: string;
   readonly kill: Kill;
   readonly seed: number;
   readonly memoryBytes: number;
@@ -54,11 +55,54 @@ export interface DrillResult {
   readonly evidence: string | null;
 }
 
+/** What a play comes to; its story and where its files are is known to who had it played. */
+export type DrillVerdict = Omit<DrillResult, 'story' | 'evidence'>;
+
+/** The settings that every result repeats. */
+export function settingsOf(
+  options: DrillOptions,
+): Pick<DrillResult, 'kill' | 'seed' | 'memoryBytes' | 'intervalMs'> {
+  const { kill, seed, memoryBytes, intervalMs } = options;
+  return { kill, seed, memoryBytes, intervalMs };
+}
+
+/** What the primary said of itself last before the strike. */
+export function figuresOf(
+  before: NodeStatus | null,
+): Pick<
+  DrillResult,
+  | 'tracker'
+  | 'epochs'
+  | 'pauseMs'
+  | 'scanMs'
+  | 'copyMs'
+  | 'outputDelayMs'
+  | 'dirtyPages'
+  | 'bytesRaw'
+  | 'bytesSent'
+> {
+  return {
+    tracker: before?.tracker ?? null,
+    epochs: before?.ackedEpoch ?? 0,
+    pauseMs: spread(before?.pauseMs),
+    scanMs: spread(before?.scanMs),
+    copyMs: spread(before?.copyMs),
+    outputDelayMs: spread(before?.outputDelayMs),
+    dirtyPages: { p50: before?.dirtyPages.p50 ?? 0, max: before?.dirtyPages.max ?? 0 },
+    bytesRaw: before?.bytesRaw ?? 0,
+    bytesSent: before?.bytesSent ?? 0,
+  };
+}
+
+function spread(value: Spread | undefined): SpreadMs {
+  return { p50: value?.p50 ?? 0, p99: value?.p99 ?? 0, max: value?.max ?? 0 };
+}
+
 /** Many drills in one line. */
 export interface DrillSummary {
   readonly schemaVersion: 1;
   readonly summary: true;
-  readonly workload: Workload;
+  readonly workload: string;
   readonly kill: Kill;
   readonly runs: number;
   readonly passed: number;
@@ -90,7 +134,7 @@ function numbers(values: readonly (number | null)[]): number[] {
  */
 export function summarise(
   results: readonly DrillResult[],
-  shape: { readonly workload: Workload; readonly kill: Kill; readonly runs: number },
+  shape: { readonly workload: string; readonly kill: Kill; readonly runs: number },
   brokenSeeds: readonly number[],
 ): DrillSummary {
   const failed = results.filter((result) => !result.ok).map((result) => result.seed);

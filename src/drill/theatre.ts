@@ -1,33 +1,40 @@
 /**
- * Everything a drill sets up: a machine, two nodes (the real command line in processes of their
- * own), the cables between them, and the world outside. Node 0 begins as the primary.
+ * What the drills of every kind of machine share: two nodes (the real command line in processes of
+ * their own), the cables between them, and whoever hears the machine outside. Node 0 begins as the
+ * primary. What the machine is, and how it is heard, is added per kind (`sim-theatre.ts`,
+ * `qemu/qemu-theatre.ts`).
  */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { RomulusError } from '../base/errors.ts';
-import { machineTracker } from '../engine/machine-tracker.ts';
 import type { NodeStatus } from '../engine/status.ts';
-import { SimControl } from '../guests/sim/control.ts';
-import { parseSimInfo } from '../guests/sim/info.ts';
-import { SIM_EXECUTABLE } from '../native/load.ts';
 import { Cables } from './cables.ts';
 import { type Child, Stage } from './children.ts';
 import { type AuditLine, readAudit, type Takeover } from './evidence.ts';
-import { machineOf } from './final-state.ts';
+import { machineOf } from './machine-note.ts';
 import { CLI_PATH, NodeProcess, type PromotedEvent } from './node-process.ts';
 import type { DrillOptions } from './options.ts';
 import { freePorts } from './ports.ts';
-import { WorldHandle } from './world-handle.ts';
 
-const HOST = '127.0.0.1';
+/** All of a drill is on this host. */
+export const HOST = '127.0.0.1';
 /** Longest wait for a started process to be in business. */
 export const START_WAIT_MS = 20_000;
 /** Longest wait for a first full copy; a multi-gigabyte machine takes seconds. */
 export const PROTECT_WAIT_MS = 60_000;
 const POLL_MS = 10;
 
-const NAMES = ['a', 'b'] as const;
+/** Names of the nodes, by index. */
+export const NAMES = ['a', 'b'] as const;
 
-async function until(what: string, withinMs: number, test: () => Promise<boolean>): Promise<void> {
+/**
+ * Waits until the test says yes.
+ * @throws {RomulusError} ERR_TIMEOUT_DRILL
+ */
+export async function until(
+  what: string,
+  withinMs: number,
+  test: () => Promise<boolean>,
+): Promise<void> {
   const deadlineMs = performance.now() + withinMs;
   while (!(await test())) {
     if (performance.now() > deadlineMs)
@@ -45,61 +52,52 @@ interface NodePlan {
   readonly netPort: number;
 }
 
-/** A drill's cast. */
-export class Theatre {
+/** Told whenever a node reports how it goes. */
+export type OnProgress = (node: number, status: NodeStatus) => void;
+
+/** A drill's cast, but for the machine and its audience. */
+export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
   readonly stage = new Stage();
-  readonly world: WorldHandle;
   readonly nodes: [NodeProcess | null, NodeProcess | null] = [null, null];
-  readonly #options: DrillOptions;
-  readonly #plans: readonly NodePlan[];
-  readonly #onProgress: (node: number, status: NodeStatus) => void;
-  #machine: Child | null = null;
+  protected readonly options: Options;
+  protected plans: readonly NodePlan[] = [];
+  readonly #onProgress: OnProgress;
   #cables: Cables | null = null;
   readonly #promotions: { to: 0 | 1; event: PromotedEvent }[] = [];
   /** Where each node is dialled by the other: directly, or at the end of a cable. */
-  #dial: readonly { readonly link: number; readonly heartbeat: number }[];
+  #dial: readonly { readonly link: number; readonly heartbeat: number }[] = [];
 
-  private constructor(
-    options: DrillOptions,
-    plans: readonly NodePlan[],
-    onProgress: (node: number, status: NodeStatus) => void,
-  ) {
-    this.#options = options;
-    this.#plans = plans;
+  protected constructor(options: Options, onProgress: OnProgress) {
+    this.options = options;
     this.#onProgress = onProgress;
-    this.#dial = plans.map((plan) => ({ link: plan.linkPort, heartbeat: plan.heartbeatPort }));
-    this.world = new WorldHandle(this.stage);
   }
 
-  /** Chooses ports, makes the directories and starts the world. */
-  static async open(
-    options: DrillOptions,
-    onProgress: (node: number, status: NodeStatus) => void,
-  ): Promise<Theatre> {
+  /** What is counted as heard: `outputs`, `lines of the console`. */
+  abstract readonly outputWord: string;
+  /** Nothing of the machine is heard unless its engine lets it out. */
+  abstract readonly outputIsHeld: boolean;
+  /** How much has been heard of each node's machine so far, counted in the machine's own units. */
+  abstract heardCounts(): Promise<readonly number[]>;
+  /** The first machine, which node 0 protects. */
+  abstract get machine(): Child;
+  /** What `protect` and `backup` are told of this kind of machine. */
+  protected abstract machineArgs(index: 0 | 1): readonly string[];
+
+  /** Chooses ports, makes the directories, lays the cables if they will be cut. */
+  protected async layOut(): Promise<void> {
     const ports = await freePorts(6);
-    const plans = NAMES.map((name, index) => ({
+    this.plans = NAMES.map((name, index) => ({
       name,
       linkPort: ports[index * 3] ?? 0,
       heartbeatPort: ports[index * 3 + 1] ?? 0,
       netPort: ports[index * 3 + 2] ?? 0,
     }));
-    const theatre = new Theatre(options, plans, onProgress);
-    mkdirSync(theatre.stage.path('arbiter'), { mode: 0o750 });
-    if (options.kill === 'link') await theatre.#layCables();
-    await theatre.world.ask({
-      ask: 'start',
-      lines: plans.map(({ netPort }) => ({ host: HOST, port: netPort })),
-    });
-    return theatre;
-  }
-
-  get machine(): Child {
-    if (this.#machine === null) throw new RangeError('the machine was not started');
-    return this.#machine;
-  }
-
-  get machineSocket(): string {
-    return this.stage.path('machine.sock');
+    this.#dial = this.plans.map((plan) => ({
+      link: plan.linkPort,
+      heartbeat: plan.heartbeatPort,
+    }));
+    mkdirSync(this.stage.path('arbiter'), { mode: 0o750 });
+    if (this.options.kill === 'link') await this.#layCables();
   }
 
   /** The running node, of the two. */
@@ -107,53 +105,6 @@ export class Theatre {
     const node = this.nodes[index];
     if (node === null) throw new RangeError(`node ${index} was not started`);
     return node;
-  }
-
-  /** Starts the machine; it does not run yet. */
-  async startMachine(): Promise<void> {
-    const { workload, memoryBytes, seed, rate } = this.#options;
-    const tracker = machineTracker(this.#options.tracker);
-    this.#machine = this.stage.start({
-      name: 'machine',
-      command: SIM_EXECUTABLE,
-      args: [
-        '--socket',
-        this.machineSocket,
-        '--memory',
-        String(memoryBytes),
-        '--workload',
-        workload,
-        '--seed',
-        String(seed),
-        '--paused',
-        ...(tracker === undefined ? [] : ['--tracker', tracker]),
-        ...(rate === null ? [] : ['--rate', String(rate)]),
-      ],
-      output: 'log',
-    });
-    // Its control socket is the last that it makes.
-    await until('the machine to listen', START_WAIT_MS, () =>
-      Promise.resolve(existsSync(this.machineSocket)),
-    );
-  }
-
-  /**
-   * Lets the machine run, once its engine listens to it and the world to the engine: so the world
-   * hears it from its first word on.
-   * @throws {RomulusError} ERR_TIMEOUT_DRILL
-   */
-  async runMachine(): Promise<void> {
-    const control = await SimControl.connect(this.machineSocket);
-    try {
-      await until('the world to hear the machine', START_WAIT_MS, async () => {
-        const { netConnected } = parseSimInfo(await control.command('info'));
-        const { linesUp } = await this.world.ask({ ask: 'status' });
-        return netConnected && linesUp[0] === true;
-      });
-      await control.command('cont');
-    } finally {
-      control.close();
-    }
   }
 
   /** Which machine the node runs, or last ran. */
@@ -190,7 +141,7 @@ export class Theatre {
 
   /** Starts a node by the command it always has, and waits until it listens. */
   async startNode(index: 0 | 1): Promise<NodeProcess> {
-    const args = index === 0 ? this.#protectArgs() : this.#backupArgs();
+    const args = this.#nodeArgs(index);
     const node = new NodeProcess(this.stage, {
       name: index === 0 ? 'node-a' : 'node-b',
       args,
@@ -231,17 +182,17 @@ export class Theatre {
   }
 
   audits(): AuditLine[][] {
-    return this.#plans.map(({ name }) => readAudit(this.stage.path(`${name}.audit`)));
+    return this.plans.map(({ name }) => readAudit(this.stage.path(`${name}.audit`)));
   }
 
   /**
-   * Waits until the world heard something from a node after frame number `beyond`.
+   * Waits until more than `beyond` was heard of a node's machine.
    * @throws {RomulusError} ERR_TIMEOUT_DRILL
    */
   async waitUntilHeard(index: 0 | 1, beyond: number, withinMs: number): Promise<void> {
     await until(`the world to hear node ${NAMES[index]}`, withinMs, async () => {
-      const { framesHeard } = await this.world.ask({ ask: 'status' });
-      return (framesHeard[index] ?? 0) > beyond;
+      const heard = await this.heardCounts();
+      return (heard[index] ?? 0) > beyond;
     });
   }
 
@@ -260,12 +211,14 @@ export class Theatre {
     ];
   }
 
-  #commonArgs(index: 0 | 1): string[] {
-    const plan = this.#plans[index];
+  #nodeArgs(index: 0 | 1): string[] {
+    const plan = this.plans[index];
+    const { link = 0, heartbeat = 0 } = this.#dial[index === 0 ? 1 : 0] ?? {};
     if (plan === undefined) throw new RangeError('a drill has two nodes');
     return [
+      index === 0 ? 'protect' : 'backup',
       '--guest',
-      this.#options.guest,
+      this.options.guest,
       '--name',
       plan.name,
       '--listen',
@@ -279,26 +232,16 @@ export class Theatre {
       '--arbiter',
       `file:${this.stage.path('arbiter')}`,
       '--interval',
-      `${this.#options.intervalMs}ms`,
+      `${this.options.intervalMs}ms`,
       '--tracker',
-      this.#options.tracker,
+      this.options.tracker,
       '--audit',
       this.stage.path(`${plan.name}.audit`),
+      ...this.machineArgs(index),
+      '--peer',
+      `${HOST}:${link}`,
+      '--peer-heartbeat',
+      `${HOST}:${heartbeat}`,
     ];
-  }
-
-  #peerArgs(other: 0 | 1): string[] {
-    const { link = 0, heartbeat = 0 } = this.#dial[other] ?? {};
-    return ['--peer', `${HOST}:${link}`, '--peer-heartbeat', `${HOST}:${heartbeat}`];
-  }
-
-  #protectArgs(): string[] {
-    const socket = ['--sim-socket', this.machineSocket];
-    return ['protect', ...this.#commonArgs(0), ...socket, ...this.#peerArgs(1)];
-  }
-
-  #backupArgs(): string[] {
-    const memory = ['--memory', `${this.#options.memoryBytes / 1024}K`];
-    return ['backup', ...this.#commonArgs(1), ...memory, ...this.#peerArgs(0)];
   }
 }

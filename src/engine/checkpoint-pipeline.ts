@@ -158,7 +158,8 @@ export class CheckpointPipeline {
       );
       const { framesSent, diskWrites, position } = checkpoint;
       parts.gate.mark(epoch, framesSent);
-      parts.audit.record('mark', { epoch, framesSent, diskWrites, position });
+      const startedAt = startedAtNs.toString();
+      parts.audit.record('mark', { epoch, framesSent, diskWrites, position, startedAt });
       this.queue.append(queued);
       this.meters.recordCheckpoint(checkpoint, queued.bytes);
       if (options.completesBase && sync !== null && sync === this.#sync) this.#endBase(sync, epoch);

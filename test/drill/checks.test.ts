@@ -36,7 +36,7 @@ function audit(
   epoch: number | null = null,
   position: number | null = null,
 ): AuditLine {
-  return { atNs: BigInt(atMs) * MS, what, epoch, instance: 'b#1', position };
+  return { atNs: BigInt(atMs) * MS, what, epoch, instance: 'b#1', position, startedAtNs: null };
 }
 
 /**
@@ -173,7 +173,7 @@ describe('audit files', () => {
   it('forgive a last line cut short, and nothing else', () => {
     const line = '{"at":"1000","what":"mark","epoch":1,"position":20}';
     expect(parseAudit(`${line}\n{"at":"2`, 'a')).toEqual([
-      { atNs: 1000n, what: 'mark', epoch: 1, instance: null, position: 20 },
+      { atNs: 1000n, what: 'mark', epoch: 1, instance: null, position: 20, startedAtNs: null },
     ]);
     expect(() => parseAudit(`{"at":\n${line}\n`, 'a')).toThrow(/line 1/);
   });

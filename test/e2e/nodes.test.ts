@@ -14,7 +14,7 @@ import { CLI_PATH } from '../../src/drill/node-process.ts';
 import { freePorts } from '../../src/drill/ports.ts';
 import { askRedis } from '../../src/drill/redis-benchmark.ts';
 import type { NodeStatus } from '../../src/engine/status.ts';
-import { machineOf } from '../../src/drill/final-state.ts';
+import { machineOf } from '../../src/drill/machine-note.ts';
 
 const WAIT_MS = 30_000;
 let directory = '';

@@ -1,14 +1,14 @@
 /** `romulus drill`: rehearse a failure on this host, and prove what came of it. */
 import type { Command } from 'commander';
 import { randomInt } from 'node:crypto';
-import { toRomulusError } from '../../base/errors.ts';
+import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import type { Check } from '../../drill/checks.ts';
 import {
   type DrillOptions,
   KILLS,
   type Kill,
+  QEMU_WORKLOADS,
   WORKLOADS,
-  type Workload,
 } from '../../drill/options.ts';
 import type { DrillObserver } from '../../drill/observer.ts';
 import { type DrillResult, type DrillSummary, summarise } from '../../drill/result.ts';
@@ -21,9 +21,11 @@ const SEED_MAX = 0x7fff_ffff;
 const TIMES_MAX = 100_000;
 const RATE_MAX = 1_000_000_000;
 
+const ALL_WORKLOADS = [...WORKLOADS, ...QEMU_WORKLOADS] as const;
+
 interface DrillFlags {
-  readonly guest: 'sim';
-  readonly workload: Workload;
+  readonly guest: DrillOptions['guest'];
+  readonly workload?: (typeof ALL_WORKLOADS)[number];
   readonly memory: number;
   readonly rate?: number;
   readonly interval: number;
@@ -33,6 +35,10 @@ interface DrillFlags {
   readonly rejoin?: boolean;
   readonly redisBenchmark?: boolean;
   readonly tracker: 'auto' | 'mprotect';
+  readonly qemu?: string;
+  readonly backupQemu?: string;
+  readonly machine?: string;
+  readonly cpu?: string;
   readonly keep?: boolean;
   readonly json?: boolean;
 }
@@ -131,9 +137,73 @@ function printResult(result: DrillResult): void {
 
 function replayCommand(result: DrillResult): string {
   return (
-    `romulus drill --workload ${result.workload} --kill ${result.kill} --seed ${result.seed} ` +
-    `--memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms`
+    `romulus drill --guest ${result.guest} --workload ${result.workload} --kill ${result.kill} ` +
+    `--seed ${result.seed} --memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms`
   );
+}
+
+function workloadFor<Name extends string>(flags: DrillFlags, names: readonly Name[]): Name | null {
+  const wanted = flags.workload;
+  if (wanted === undefined) return null;
+  const found = names.find((name) => name === wanted);
+  if (found !== undefined) return found;
+  throw new RomulusError(
+    'ERR_USAGE_VALUE',
+    `--workload ${wanted} is not for --guest ${flags.guest}`,
+    {
+      remedy: `Use one of ${names.join(', ')}.`,
+    },
+  );
+}
+
+function refuseForeignFlags(flags: DrillFlags): void {
+  const foreign =
+    flags.guest === 'sim'
+      ? {
+          '--qemu': flags.qemu,
+          '--backup-qemu': flags.backupQemu,
+          '--machine': flags.machine,
+          '--cpu': flags.cpu,
+        }
+      : { '--rate': flags.rate, '--redis-benchmark': flags.redisBenchmark };
+  for (const [flag, value] of Object.entries(foreign))
+    if (value !== undefined)
+      throw new RomulusError('ERR_USAGE_VALUE', `${flag} is not for --guest ${flags.guest}`, {
+        remedy: `Leave ${flag} out, or choose the other kind of machine.`,
+      });
+}
+
+/** What one drill of the series is told. */
+function optionsOf(flags: DrillFlags, seed: number): DrillOptions {
+  refuseForeignFlags(flags);
+  const common = {
+    memoryBytes: flags.memory,
+    intervalMs: flags.interval,
+    kill: flags.kill,
+    seed,
+    rejoin: flags.rejoin === true,
+    tracker: flags.tracker,
+    keep: flags.keep === true,
+  };
+  if (flags.guest === 'qemu') {
+    const qemu = flags.qemu ?? 'system';
+    return {
+      ...common,
+      guest: 'qemu',
+      workload: workloadFor(flags, QEMU_WORKLOADS) ?? 'pattern',
+      qemu,
+      backupQemu: flags.backupQemu ?? qemu,
+      machine: flags.machine ?? null,
+      cpu: flags.cpu ?? null,
+    };
+  }
+  return {
+    ...common,
+    guest: 'sim',
+    workload: workloadFor(flags, WORKLOADS) ?? 'hotspot',
+    rate: flags.rate ?? null,
+    redisBenchmark: flags.redisBenchmark === true,
+  };
 }
 
 function printSummary(summary: DrillSummary): void {
@@ -160,19 +230,7 @@ async function runTimes(flags: DrillFlags): Promise<void> {
   const results: DrillResult[] = [];
   const brokenSeeds: number[] = [];
   for (let turn = 0; turn < flags.times; turn += 1) {
-    const options: DrillOptions = {
-      guest: flags.guest,
-      workload: flags.workload,
-      memoryBytes: flags.memory,
-      rate: flags.rate ?? null,
-      intervalMs: flags.interval,
-      kill: flags.kill,
-      seed: firstSeed + turn,
-      rejoin: flags.rejoin === true,
-      redisBenchmark: flags.redisBenchmark === true,
-      tracker: flags.tracker,
-      keep: flags.keep === true,
-    };
+    const options = optionsOf(flags, firstSeed + turn);
     const observer = json ? jsonObserver() : humanObserver();
     try {
       const result = await runDrill(options, observer);
@@ -190,7 +248,7 @@ async function runTimes(flags: DrillFlags): Promise<void> {
   }
   const summary = summarise(
     results,
-    { workload: flags.workload, kill: flags.kill, runs: flags.times },
+    { workload: optionsOf(flags, firstSeed).workload, kill: flags.kill, runs: flags.times },
     brokenSeeds,
   );
   if (flags.times > 1) {
@@ -205,12 +263,17 @@ export function addDrill(program: Command): void {
   program
     .command('drill')
     .description('stage a failure with real processes on this host, and check what came of it')
-    .option('--guest <kind>', 'kind of machine: sim', oneOf('--guest', ['sim'] as const), 'sim')
+    .option(
+      '--guest <kind>',
+      'kind of machine: sim, or qemu with a small Linux in it',
+      oneOf('--guest', ['sim', 'qemu'] as const),
+      'sim',
+    )
     .option(
       '--workload <name>',
-      `what the machine runs: ${WORKLOADS.join(', ')}`,
-      oneOf('--workload', WORKLOADS),
-      'hotspot',
+      `what the machine runs; sim: ${WORKLOADS.join(', ')} (default: hotspot); ` +
+        `qemu: ${QEMU_WORKLOADS.join(', ')} (default: pattern)`,
+      oneOf('--workload', ALL_WORKLOADS),
     )
     .option('--memory <size>', 'memory of the machine (default: 256M)', sizeBytes('--memory'))
     .option(
@@ -238,6 +301,13 @@ export function addDrill(program: Command): void {
       oneOf('--tracker', ['auto', 'mprotect'] as const),
       'auto',
     )
+    .option(
+      '--qemu <which>',
+      'QEMU to run: a path, 10.0 or 11.1 (fetched), or system (default: system)',
+    )
+    .option('--backup-qemu <which>', "the backup's QEMU (default: the same)")
+    .option('--machine <type>', 'machine type (default: q35, or one that both QEMUs have)')
+    .option('--cpu <model>', 'CPU model (default: max, or one that both QEMUs have)')
     .option('--keep', 'keep logs and audit files even when all went well')
     .option('--json', 'JSON lines on stdout; the last one is the result')
     .addHelpText(
@@ -246,19 +316,16 @@ export function addDrill(program: Command): void {
 Examples:
   $ romulus drill
   $ romulus drill --kill sigstop --workload kv --seed 7
+  $ romulus drill --guest qemu --kill sigkill --times 10
   $ romulus drill --kill link --times 20 --json | tail -n 1
 `,
     )
-    .action(
-      async (
-        flags: Partial<DrillFlags> & Pick<DrillFlags, 'guest' | 'workload' | 'kill' | 'tracker'>,
-      ) => {
-        await runTimes({
-          ...flags,
-          memory: flags.memory ?? 256 * 1024 * 1024,
-          interval: flags.interval ?? 25,
-          times: flags.times ?? 1,
-        });
-      },
-    );
+    .action(async (flags: Partial<DrillFlags> & Pick<DrillFlags, 'guest' | 'kill' | 'tracker'>) => {
+      await runTimes({
+        ...flags,
+        memory: flags.memory ?? 256 * 1024 * 1024,
+        interval: flags.interval ?? 25,
+        times: flags.times ?? 1,
+      });
+    });
 }

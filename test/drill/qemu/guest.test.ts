@@ -4,11 +4,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { qemuVersions, requireQemu } from '../../support/qemu/require-qemu.ts';
+import { hasKvm, qemuVersions, requireQemu } from '../../support/qemu/require-qemu.ts';
 import { startGuest } from '../../support/qemu/start-guest.ts';
 
 const available = await requireQemu();
 const versions = available ? await qemuVersions() : [];
+const kvm = available && hasKvm();
 const BOOT_MS = 90_000;
 
 describe.skipIf(!available)('the test guest', () => {
@@ -50,6 +51,15 @@ describe.skipIf(!available)('the test guest', () => {
     const guest = await startGuest({ memoryMib: 64, bare: true });
     try {
       await guest.serial.waitFor('c 20', (text) => text === 'c 20', { withinMs: 20_000 });
+    } finally {
+      await guest.stop();
+    }
+  });
+
+  it.skipIf(!kvm)('runs without any system under KVM', { timeout: BOOT_MS }, async () => {
+    const guest = await startGuest({ memoryMib: 64, bare: true, accelerator: 'kvm' });
+    try {
+      await guest.serial.waitFor('c 20', (text) => text === 'c 20', { withinMs: 60_000 });
     } finally {
       await guest.stop();
     }

@@ -1,0 +1,144 @@
+/**
+ * The play with a QEMU machine. The order of acts: boot the guest, protect it, compare both images,
+ * have the guest check itself, run a while, strike at a random moment, wait for the outcome, run on,
+ * have the survivor check itself, judge.
+ */
+import { Prng } from '../../base/prng.ts';
+import type { NodeStatus } from '../../engine/status.ts';
+import { type Outcome, playFailover, playStrike } from '../acts.ts';
+import { type Check, falseAlarmCheck } from '../checks.ts';
+import type { QemuDrillOptions } from '../options.ts';
+import { type DrillVerdict, figuresOf, settingsOf } from '../result.ts';
+import { AFTERMATH_MS, MENDED_MS, pause, RUN_MS_MIN, runUp } from '../run-up.ts';
+import { PROTECT_WAIT_MS } from '../theatre.ts';
+import { countCounter, judgeQemu, type QemuEvidence } from './qemu-checks.ts';
+import type { QemuTheatre } from './qemu-theatre.ts';
+
+const NS_PER_MS = 1e6;
+/** Kinds that leave the old copy running for a while, or for good. */
+const OLD_COPY_LIVES = new Set<QemuDrillOptions['kill']>(['sigstop', 'link', 'engine']);
+
+interface Tale {
+  readonly evidence: QemuEvidence;
+  readonly outcomes: readonly Outcome[];
+  readonly before: NodeStatus | null;
+  readonly checks: readonly Check[];
+}
+
+/** Plays and judges a drill with a QEMU machine. */
+export async function playQemu(
+  theatre: QemuTheatre,
+  options: QemuDrillOptions,
+  tell: (text: string) => void,
+): Promise<DrillVerdict> {
+  return judge(theatre, options, await play(theatre, options, tell));
+}
+
+function scrubCheck(match: { readonly ok: boolean; readonly text: string }): Check {
+  return { name: 'images alike', ok: match.ok, text: match.text };
+}
+
+async function play(
+  theatre: QemuTheatre,
+  options: QemuDrillOptions,
+  tell: (text: string) => void,
+): Promise<Tale> {
+  const random = new Prng(options.seed);
+  const startedMs = performance.now();
+  const sinceStart = (): number => Math.round(performance.now() - startedMs);
+  await theatre.startMachine();
+  tell(`the guest booted and runs its programs after ${sinceStart()} ms`);
+  await theatre.startNode(0);
+  await theatre.startNode(1);
+  await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
+  tell(`protected after ${sinceStart()} ms`);
+  const checks: Check[] = [];
+  const match = await theatre.scrub(0);
+  tell(match.text);
+  checks.push(scrubCheck(match));
+  const wordBefore = await theatre.examine(0);
+  await runUp(theatre, random, options.intervalMs, tell);
+  const before = theatre.node(0).progress;
+  const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
+  if (options.rejoin && outcomes[0]?.heir === 1) {
+    tell('the fallen side is started again by the same command');
+    await theatre.startNode(0);
+    await theatre.node(1).waitForState(['protected'], {
+      withinMs: PROTECT_WAIT_MS,
+      after: outcomes[0].eventsSeen,
+    });
+    tell('it follows as the backup; protected the other way round');
+    const again = await theatre.scrub(1);
+    tell(again.text);
+    checks.push(scrubCheck(again));
+    await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
+    outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
+  }
+  await pause(AFTERMATH_MS);
+  if (options.kill === 'link') {
+    theatre.mendLink();
+    tell('the cables are mended');
+    await pause(MENDED_MS);
+  }
+  const takeovers = theatre.takeovers();
+  const survivor = takeovers.at(-1)?.to === 1 ? 1 : 0;
+  const wordAfter = await theatre.examine(survivor);
+  tell(`the survivor checked itself: ${wordAfter.pattern}`);
+  const evidence: QemuEvidence = {
+    consoles: [theatre.consoleOf(0), theatre.consoleOf(1)],
+    audits: theatre.audits(),
+    takeovers,
+    before: wordBefore,
+    after: wordAfter,
+    oldCopyLives: OLD_COPY_LIVES.has(options.kill),
+  };
+  await theatre.stopNodes(survivor);
+  return { evidence, outcomes, before, checks };
+}
+
+/** From the strike to the first line that the survivor's console brought. */
+function silenceMs({ evidence, outcomes }: Tale): number | null {
+  const [first] = outcomes;
+  if (first === undefined || first.heir === null) return null;
+  const { heir, struckAtNs } = first;
+  const heard = evidence.consoles[heir]?.find(({ atNs }) => atNs > struckAtNs);
+  return heard === undefined ? null : Number(heard.atNs - struckAtNs) / NS_PER_MS;
+}
+
+function judge(theatre: QemuTheatre, options: QemuDrillOptions, tale: Tale): DrillVerdict {
+  const { evidence, outcomes, before } = tale;
+  const own = judgeQemu(evidence);
+  const checks: Check[] = [
+    ...own,
+    ...tale.checks,
+    ...outcomes.flatMap((outcome) => outcome.checks),
+    falseAlarmCheck(evidence.takeovers, outcomes),
+  ];
+  if (theatre.droppedLines > 0)
+    checks.push({ name: 'record', ok: false, text: 'more was heard than could be recorded' });
+  const counts = countCounter(evidence);
+  const [first] = outcomes;
+  const [takeover = null] = evidence.takeovers;
+  const state = new Set(['memory pattern', 'images alike', 'kernel log', 'programs']);
+  return {
+    schemaVersion: 1,
+    guest: options.guest,
+    workload: options.workload,
+    ...settingsOf(options),
+    ...figuresOf(before),
+    promotedEpoch: takeover?.promotedEpoch ?? null,
+    generation: evidence.takeovers.at(-1)?.generation ?? before?.generation ?? 0,
+    stateMatches: checks.every(({ name, ok }) => ok || !state.has(name)),
+    outputsReleased: counts.heard,
+    outputsLost: counts.lost,
+    outputsReordered: counts.reordered,
+    releasedByBoth: counts.afterTakeover,
+    detectMs: first?.detectMs ?? null,
+    waitedMs: first?.waitedMs ?? null,
+    promoteMs: first?.promoteMs ?? null,
+    rtoMs: silenceMs(tale),
+    incrementsAcknowledged: null,
+    ok: checks.every(({ ok }) => ok),
+    checks,
+  };
+}

@@ -1,0 +1,219 @@
+/**
+ * The theatre of a QEMU machine: a stock QEMU with the test guest in it, and the consoles of both
+ * sides, which are read here whichever side runs.
+ */
+import { writeFileSync } from 'node:fs';
+import { RomulusError } from '../../base/errors.ts';
+import type { Child } from '../children.ts';
+import type { QemuDrillOptions } from '../options.ts';
+import { NAMES, type OnProgress, Theatre } from '../theatre.ts';
+import { ControlLine } from './control-line.ts';
+import type { Say } from './debian.ts';
+import { type GuestImage, guestImage } from './guest-image.ts';
+import { CONSOLE_ID, CONTROL_ID, machineArguments } from './machine.ts';
+import { ensureQemu, QEMU_VERSIONS, qemuOfVersion, versionOf } from './qemu-versions.ts';
+import type { GuestWord } from './qemu-checks.ts';
+import { SerialLine, type SerialText } from './serial-line.ts';
+
+const MIB = 1024 * 1024;
+/** Longest wait for the guest to have booted; two busy cores take ten seconds. */
+const BOOT_WAIT_MS = 90_000;
+/** What QEMUs of different versions all have. */
+const COMMON_MACHINE = 'pc-q35-7.2';
+const COMMON_CPU = 'qemu64';
+
+const PROGRAMS: Record<QemuDrillOptions['workload'], readonly string[]> = {
+  pattern: [],
+  dirty: ['dirty'],
+  work: ['work'],
+  shell: ['shell'],
+  all: ['dirty', 'work', 'shell'],
+};
+/** Lines a second: several in every epoch. */
+const COUNTER_RATE = 200;
+const PATTERN_SETTINGS = '32/100';
+
+/** What of QEMU a drill uses, found before anything starts. */
+interface Parts {
+  readonly image: GuestImage;
+  /** QEMU of the primary and of the backup. */
+  readonly binaries: readonly [string, string];
+  readonly machine: string;
+  readonly cpu: string;
+}
+
+/** The serial ports of one side. */
+interface Ports {
+  readonly console: SerialLine;
+  readonly control: SerialLine;
+  readonly ask: ControlLine;
+}
+
+async function binaryOf(wanted: string, say: Say): Promise<string> {
+  if (wanted === 'system') return await ensureQemu(say);
+  return Object.hasOwn(QEMU_VERSIONS, wanted) ? await qemuOfVersion(wanted, say) : wanted;
+}
+
+async function findParts(options: QemuDrillOptions, say: Say): Promise<Parts> {
+  const binaries = [
+    await binaryOf(options.qemu, say),
+    await binaryOf(options.backupQemu, say),
+  ] as const;
+  const versions = await Promise.all(binaries.map(versionOf));
+  say(`QEMU ${versions.join(' and ')}`);
+  const alike = versions[0] === versions[1];
+  return {
+    image: await guestImage(say),
+    binaries,
+    machine: options.machine ?? (alike ? 'q35' : COMMON_MACHINE),
+    cpu: options.cpu ?? (alike ? 'max' : COMMON_CPU),
+  };
+}
+
+/** A drill's cast with a QEMU machine. */
+export class QemuTheatre extends Theatre<QemuDrillOptions> {
+  override readonly outputWord = 'lines of the console';
+  // A console belongs to the machine's host, not to the world outside.
+  override readonly outputIsHeld = false;
+  readonly #parts: Parts;
+  #ports: readonly Ports[] = [];
+  #machine: Child | null = null;
+
+  private constructor(options: QemuDrillOptions, onProgress: OnProgress, parts: Parts) {
+    super(options, onProgress);
+    this.#parts = parts;
+  }
+
+  /** Finds QEMU and the guest, installing and building what is missing, and sets the stage. */
+  static async open(
+    options: QemuDrillOptions,
+    onProgress: OnProgress,
+    say: Say,
+  ): Promise<QemuTheatre> {
+    const theatre = new QemuTheatre(options, onProgress, await findParts(options, say));
+    await theatre.layOut();
+    await theatre.#listen();
+    return theatre;
+  }
+
+  override get machine(): Child {
+    if (this.#machine === null) throw new RangeError('the machine was not started');
+    return this.#machine;
+  }
+
+  get qmpSocket(): string {
+    return this.stage.path('qmp.sock');
+  }
+
+  /** Everything read from a side's console so far. */
+  consoleOf(index: 0 | 1): readonly SerialText[] {
+    return this.#portsOf(index).console.lines;
+  }
+
+  /** Lines that were not kept, because there were too many. */
+  get droppedLines(): number {
+    return this.#ports.reduce((sum, ports) => sum + ports.console.droppedCount, 0);
+  }
+
+  override heardCounts(): Promise<readonly number[]> {
+    return Promise.resolve(this.#ports.map(({ console }) => console.lines.length));
+  }
+
+  /** Starts QEMU and waits until the guest has booted and runs its programs. */
+  async startMachine(): Promise<void> {
+    const { memoryBytes, workload } = this.options;
+    const { image, binaries, machine, cpu } = this.#parts;
+    const ports = this.#portsOf(0);
+    this.#machine = this.stage.start({
+      name: 'machine',
+      command: binaries[0],
+      args: machineArguments(
+        image,
+        { qmp: this.qmpSocket, console: ports.console.path, control: ports.control.path },
+        {
+          memoryMib: Math.floor(memoryBytes / MIB),
+          run: ['counter', 'pattern', ...PROGRAMS[workload]],
+          kernelArgs: [`romulus.counter=${COUNTER_RATE}`, `romulus.pattern=${PATTERN_SETTINGS}`],
+          machine,
+          cpu,
+        },
+      ),
+      output: 'log',
+    });
+    const { gone } = this.#machine;
+    await Promise.race([
+      gone.then((end) => {
+        throw new RomulusError('ERR_GUEST_START', `QEMU ended while the guest booted: ${end}`, {
+          remedy: `Read ${this.stage.path('machine.log')}.`,
+        });
+      }),
+      ports.console.waitFor('ready', (text) => text.startsWith('ready'), {
+        withinMs: BOOT_WAIT_MS,
+      }),
+    ]);
+    await ports.ask.ready();
+  }
+
+  /**
+   * Has the guest of a side check itself.
+   * @throws {RomulusError} ERR_TIMEOUT_SERIAL, ERR_GUEST_COMMAND
+   */
+  async examine(index: 0 | 1): Promise<GuestWord> {
+    const { ask } = this.#portsOf(index);
+    const [pattern = 'no answer'] = await ask.command('check');
+    return { pattern, complaints: await ask.command('complaints') };
+  }
+
+  override async close(options: { readonly keepFiles: boolean }): Promise<void> {
+    if (options.keepFiles) this.#writeConsoles();
+    await super.close(options);
+    for (const { console, control } of this.#ports) {
+      await console.close();
+      await control.close();
+    }
+    // The sockets were in there when it was removed, and are made by nobody any more.
+  }
+
+  protected override machineArgs(index: 0 | 1): readonly string[] {
+    const mapping = this.stage.path(`mapping-${NAMES[index]}.json`);
+    writeFileSync(mapping, JSON.stringify(this.#mapping(index)));
+    return [
+      ...(index === 0 ? ['--qmp', this.qmpSocket] : []),
+      '--qemu',
+      this.#parts.binaries[index],
+      '--mapping',
+      mapping,
+    ];
+  }
+
+  /** Each side has serial ports of its own: a copy started there is heard there. */
+  #mapping(index: 0 | 1): object {
+    const { console, control } = this.#portsOf(index);
+    const backend = (port: SerialLine): string => `socket,path=${port.path},server=off`;
+    return { chardevs: { [CONSOLE_ID]: backend(console), [CONTROL_ID]: backend(control) } };
+  }
+
+  async #listen(): Promise<void> {
+    this.#ports = await Promise.all(
+      NAMES.map(async (name) => {
+        const console = await SerialLine.listen(this.stage.path(`console-${name}.sock`));
+        const control = await SerialLine.listen(this.stage.path(`control-${name}.sock`));
+        return { console, control, ask: new ControlLine(control) };
+      }),
+    );
+  }
+
+  #portsOf(index: 0 | 1): Ports {
+    const ports = this.#ports[index];
+    if (ports === undefined) throw new RangeError('nobody listens to the consoles yet');
+    return ports;
+  }
+
+  /** Evidence of a drill that failed. */
+  #writeConsoles(): void {
+    for (const [index, { console }] of this.#ports.entries()) {
+      const text = console.lines.map(({ atNs, text: line }) => `${atNs} ${line}\n`).join('');
+      writeFileSync(this.stage.path(`console-${NAMES[index] ?? index}.txt`), text);
+    }
+  }
+}

@@ -1,0 +1,61 @@
+/**
+ * What every play does before it strikes: run protected for a random while, and make sure that what
+ * is struck is protected at that moment.
+ */
+import { RomulusError } from '../base/errors.ts';
+import type { Prng } from '../base/prng.ts';
+import { PROTECT_WAIT_MS, type Theatre } from './theatre.ts';
+
+/** How long the machine runs protected before the strike. */
+export const RUN_MS_MIN = 1000;
+const RUN_MS_MAX = 3000;
+/** How long the survivor runs on before it is examined. */
+export const AFTERMATH_MS = 1000;
+/** How long both sides see each other again after a partition, before the end. */
+export const MENDED_MS = 300;
+
+/**
+ * Lets the protected machine run for a random while, to a random point of an epoch.
+ * @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck.
+ */
+export async function runUp(
+  theatre: Theatre,
+  random: Prng,
+  intervalMs: number,
+  tell: (text: string) => void,
+): Promise<void> {
+  await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MAX - RUN_MS_MIN));
+  await pause(random.nextFloat() * intervalMs);
+  refuseFalseStart(theatre);
+  await awaitProtection(theatre, tell);
+}
+
+/**
+ * On a busy host protection may have been lost meanwhile, and is being regained: a strike right then
+ * would rightly lose what was declared unprotected.
+ */
+async function awaitProtection(theatre: Theatre, tell: (text: string) => void): Promise<void> {
+  const primary = theatre.node(0);
+  const state = primary.lastState;
+  if (state === null || state.state === 'protected' || state.state === 'backlogged') return;
+  tell(`a is ${state.state} (${state.why}): waiting until it is protected again`);
+  await primary.waitForState(['protected'], {
+    withinMs: PROTECT_WAIT_MS,
+    after: primary.events.length,
+  });
+}
+
+/** @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck. */
+function refuseFalseStart(theatre: Theatre): void {
+  const [first] = theatre.takeovers();
+  if (first === undefined) return;
+  throw new RomulusError('ERR_HOST_BUSY', 'the backup took over before anything struck', {
+    remedy: 'This host is too busy for heartbeats of 10 ms: leave it some processor time.',
+    details: { promotedEpoch: first.promotedEpoch },
+  });
+}
+
+/** Sleeps. */
+export function pause(durationMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, durationMs));
+}

@@ -1,0 +1,231 @@
+/**
+ * Goal: the verdict on a QEMU drill catches every way in which a copy can be wrong. Method: an
+ * honest story, in which nothing is found, and one lie at a time.
+ */
+import { describe, expect, it } from 'vitest';
+import type { AuditLine, Takeover } from '../../../src/drill/evidence.ts';
+import { lastNumberBefore, tenureOf } from '../../../src/drill/qemu/console-record.ts';
+import { countCounter, judgeQemu, type QemuEvidence } from '../../../src/drill/qemu/qemu-checks.ts';
+import type { SerialText } from '../../../src/drill/qemu/serial-line.ts';
+
+const MS = 1_000_000n;
+
+function said(atMs: number, text: string): SerialText {
+  return { atNs: BigInt(atMs) * MS, text };
+}
+
+function audit(
+  atMs: number,
+  what: string,
+  epoch: number,
+  extra: Partial<AuditLine> = {},
+): AuditLine {
+  const atNs = BigInt(atMs) * MS;
+  return { atNs, what, epoch, instance: null, position: null, startedAtNs: null, ...extra };
+}
+
+function mark(startMs: number, epoch: number): AuditLine {
+  return audit(startMs + 2, 'mark', epoch, { startedAtNs: BigInt(startMs) * MS });
+}
+
+interface Story {
+  a: SerialText[];
+  b: SerialText[];
+  auditA: AuditLine[];
+  auditB: AuditLine[];
+  takeovers: Takeover[];
+  evidence: Partial<QemuEvidence>;
+}
+
+/**
+ * A number every 10 ms from 1 at 10 ms; checkpoints begin at 25, 50 and 75 ms; epochs 1 and 2 are
+ * acknowledged, a dies at 85 ms and b goes on from epoch 2 (through number 5) at 200 ms.
+ */
+function honest(): Story {
+  return {
+    a: [
+      ...[1, 2, 3, 4, 5, 6, 7, 8].map((number) => said(number * 10, `c ${number}`)),
+      said(81, 'p ok 40 generation 2'),
+    ],
+    b: [
+      ...[6, 7, 8, 9, 10, 11].map((number) => said(140 + number * 10, `c ${number}`)),
+      said(300, 'p ok 80 generation 3'),
+      said(301, 's 1 89526ac8'),
+      said(302, 's 2 89526ac8'),
+    ],
+    auditA: [
+      mark(25, 1),
+      audit(40, 'ack-received', 1),
+      mark(50, 2),
+      audit(60, 'ack-received', 2),
+      audit(61, 'release', 2),
+      mark(75, 3),
+    ],
+    auditB: [
+      audit(35, 'ack-sent', 1, { instance: 'b#1' }),
+      audit(55, 'ack-sent', 2, { instance: 'b#1' }),
+    ],
+    takeovers: [{ from: 0, to: 1, promotedEpoch: 2, generation: 3, decidedAtNs: 190n * MS }],
+    evidence: {},
+  };
+}
+
+function judge(story: Story): { failed: string[]; evidence: QemuEvidence } {
+  const evidence: QemuEvidence = {
+    consoles: [story.a, story.b],
+    audits: [story.auditA, story.auditB],
+    takeovers: story.takeovers,
+    before: { pattern: 'ok 8192 pages generation 1', complaints: ['<4>[0.0] early'] },
+    after: { pattern: 'ok 8192 pages generation 3', complaints: ['<4>[0.0] early'] },
+    oldCopyLives: false,
+    ...story.evidence,
+  };
+  const failed = judgeQemu(evidence)
+    .filter(({ ok }) => !ok)
+    .map(({ name }) => name);
+  return { failed, evidence };
+}
+
+describe('the verdict on a QEMU drill', () => {
+  it('finds nothing in an honest story', () => {
+    const { failed, evidence } = judge(honest());
+    expect(failed).toEqual([]);
+    expect(countCounter(evidence)).toEqual({
+      heard: 14,
+      lost: 0,
+      reordered: 0,
+      repeated: 3,
+      afterTakeover: 0,
+    });
+  });
+
+  it('takes the end of a broken line for that line', () => {
+    const story = honest();
+    for (const [index, line] of story.a.entries())
+      if (line.text.startsWith('c '))
+        story.a[index] = { ...line, text: `c ${Number(line.text.slice(2)) + 100}` };
+    story.b = [
+      said(199, '06'),
+      said(200, 'c 107'),
+      said(210, 'c 108'),
+      said(300, 'p ok 1 generation 3'),
+    ];
+    const { failed, evidence } = judge(story);
+    expect(failed).toEqual([]);
+    expect(
+      tenureOf(1, evidence.consoles[1] ?? [], { fromNs: null, untilNs: null }).counted[0]?.number,
+    ).toBe(106);
+  });
+
+  const LIES: [string, string, (story: Story) => void][] = [
+    ['a gap on one side', 'counter', (story) => story.a.splice(3, 1)],
+    ['a gap between the sides', 'counter', (story) => story.b.splice(0, 4)],
+    [
+      'nothing from the survivor',
+      'counter',
+      (story) => {
+        story.b = story.b.filter(({ text }) => !text.startsWith('c '));
+      },
+    ],
+    [
+      'a copy older than its epoch',
+      'counter',
+      (story) => story.b.unshift(said(195, 'c 4'), said(197, 'c 5')),
+    ],
+    [
+      'an epoch that nobody marked',
+      'counter',
+      (story) => {
+        story.auditA = story.auditA.filter(({ what, epoch }) => what !== 'mark' || epoch !== 2);
+      },
+    ],
+    ['a torn page', 'memory pattern', (story) => story.b.push(said(310, 'p BAD page 1 of 2'))],
+    [
+      'a stale page, found at the end',
+      'memory pattern',
+      (story) => {
+        story.evidence = { after: { pattern: 'BAD page 3', complaints: [] } };
+      },
+    ],
+    [
+      'a pattern that nobody looked at',
+      'memory pattern',
+      (story) => {
+        story.b = story.b.filter(({ text }) => !text.startsWith('p '));
+      },
+    ],
+    [
+      'a committed epoch left out',
+      'nothing lost',
+      (story) => story.auditA.push(audit(80, 'ack-received', 3)),
+    ],
+    ['a dead copy that speaks', 'one runner', (story) => story.a.push(said(205, 'c 9'))],
+    [
+      'a skipped acknowledgement',
+      'order',
+      (story) => story.auditB.push(audit(70, 'ack-sent', 4, { instance: 'b#1' })),
+    ],
+    [
+      'a program that ended',
+      'programs',
+      (story) => story.b.push(said(310, '! counter ended with status 1')),
+    ],
+    [
+      'a job that came to something else',
+      'programs',
+      (story) => story.b.push(said(310, 's 3 00000000')),
+    ],
+    [
+      'a kernel that complains',
+      'kernel log',
+      (story) => {
+        story.evidence = {
+          after: {
+            pattern: 'ok 1 pages generation 3',
+            complaints: ['<4>[0.0] early', '<3>[9.0] BUG: soft lockup'],
+          },
+        };
+      },
+    ],
+  ];
+
+  it.each(LIES)('catches %s', (_what, check, lie) => {
+    const story = honest();
+    lie(story);
+    expect(judge(story).failed).toEqual([check]);
+  });
+
+  it('allows a copy that was not killed to speak on', () => {
+    const story = honest();
+    story.a.push(said(205, 'c 9'), said(215, 'c 10'));
+    story.evidence = { oldCopyLives: true };
+    expect(judge(story).failed).toEqual([]);
+  });
+
+  it('follows two takeovers, there and back', () => {
+    const story = honest();
+    story.b.push(...[10, 11, 12, 13].map((number) => said(200 + number * 10, `c ${number}`)));
+    story.b.sort((left, right) => Number(left.atNs - right.atNs));
+    story.auditB.push(mark(315, 9), audit(325, 'ack-received', 9));
+    story.a.push(
+      said(500, 'c 12'),
+      said(510, 'c 13'),
+      said(520, 'c 14'),
+      said(530, 'p ok 1 generation 9'),
+    );
+    story.takeovers.push({
+      from: 1,
+      to: 0,
+      promotedEpoch: 9,
+      generation: 5,
+      decidedAtNs: 490n * MS,
+    });
+    expect(judge(story).failed).toEqual([]);
+  });
+
+  it('counts only what was read before an instant', () => {
+    const tenure = tenureOf(0, honest().a, { fromNs: null, untilNs: null });
+    expect(lastNumberBefore(tenure, 50n * MS)).toBe(4);
+    expect(lastNumberBefore(tenure, 5n * MS)).toBe(0);
+  });
+});
