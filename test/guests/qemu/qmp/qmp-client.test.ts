@@ -17,7 +17,7 @@ import {
 
 const closers: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
-  for (const close of closers.splice(0).reverse()) await close();
+  for (const close of closers.splice(0).toReversed()) await close();
 });
 
 async function fake(behaviour: FakeBehaviour): Promise<FakeMonitor> {
@@ -85,7 +85,7 @@ describe('commands', () => {
     const client = await connected({
       onCommand: (command, socket) => {
         held.push(command);
-        if (held.length === 3) for (const c of held.reverse()) reply(socket, c, c.execute);
+        if (held.length === 3) for (const c of held.toReversed()) reply(socket, c, c.execute);
       },
     });
     const names = ['a', 'b', 'c'];
