@@ -41,6 +41,8 @@ static void reload(void) {
 }
 
 int main(int argc, char **argv) {
+  // First of all: a signal that nobody handles would end the program.
+  signal(SIGHUP, on_reload);
   pages = number_argument(argc, argv, 1, 1000);
   period_ms = number_argument(argc, argv, 2, 25);
   bytes_a_page = number_argument(argc, argv, 3, 8);
@@ -55,7 +57,6 @@ int main(int argc, char **argv) {
   }
   // One page each: a huge page would make the first touch of a region another thing than the next.
   madvise((void *)region, region_bytes, MADV_NOHUGEPAGE);
-  signal(SIGHUP, on_reload);
   uint64_t bursts = 0;
   int64_t report_ns = now_ns() + NS_PER_S;
   for (int64_t tick_ns = now_ns();; tick_ns = next_tick(tick_ns, (int64_t)period_ms * NS_PER_MS)) {

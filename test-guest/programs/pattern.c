@@ -83,6 +83,8 @@ static void report_all(void) {
 }
 
 int main(int argc, char **argv) {
+  // First of all: a signal that nobody handles would end the program.
+  signal(SIGUSR1, on_check);
   const size_t mebibytes = number_argument(argc, argv, 1, 32);
   const size_t pages_a_tick = number_argument(argc, argv, 2, 100);
   page_count = mebibytes * 256;
@@ -94,7 +96,6 @@ int main(int argc, char **argv) {
   }
   for (size_t page = 0; page < page_count; page++) write_page(page, generation);
   cursor = page_count;
-  signal(SIGUSR1, on_check);
   uint64_t checked = 0;
   size_t check_at = 0;
   int64_t report_ns = now_ns() + NS_PER_S;

@@ -151,7 +151,6 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
         withinMs: BOOT_WAIT_MS,
       }),
     ]);
-    await ports.ask.ready();
   }
 
   /**
@@ -171,7 +170,6 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
       await console.close();
       await control.close();
     }
-    // The sockets were in there when it was removed, and are made by nobody any more.
   }
 
   protected override machineArgs(index: 0 | 1): readonly string[] {
