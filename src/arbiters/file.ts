@@ -11,6 +11,13 @@
  * long that the name is free again, the directory read after the link shows newer generations and
  * the change counts as lost; its file is below the highest and means nothing.
  *
+ * A change is on the path of every failover, so it waits for nothing that its answer does not need.
+ * Needed are, in this order: the finished file is on the disk (a name may never lead to half a
+ * word), the link, and the directory on the disk (what we act on must outlive a power failure).
+ * Reading the current word goes on beside the first, reading who is newest beside the last; tidying
+ * up comes after the answer. Each call is a trip through the thread pool, and on a busy host a trip
+ * costs more than the disk does.
+ *
  * The directory must exist: making it would put a second register on the local disk of a host on
  * which the shared storage is not mounted.
  *
@@ -18,7 +25,7 @@
  * for the earlier one, within its own bound; the number of hanging calls cannot grow.
  */
 import { randomBytes } from 'node:crypto';
-import { link, open, readdir, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, link, open, readdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
@@ -57,6 +64,8 @@ export class FileArbiter implements Arbiter {
   /** Ends when the request before has ended, however long its storage hangs. */
   #previous: Promise<unknown> = Promise.resolve();
   #generationSeenMax = 0;
+  /** What the request under way leaves to be done after its answer. */
+  #afterwards: (() => Promise<void>)[] = [];
   #pendingCount = 0;
   #pruneError: unknown = null;
   #closed = false;
@@ -91,9 +100,15 @@ export class FileArbiter implements Arbiter {
     return this.#pruneError;
   }
 
+  /** Waits for what is still to be tidied up, but not for storage that hangs. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.resolve();
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, this.#timeoutMs);
+    });
+    await Promise.race([this.#previous, patience]);
+    clearTimeout(timer);
   }
 
   async #change(
@@ -101,36 +116,45 @@ export class FileArbiter implements Arbiter {
     next: RegisterWord,
     isLate: () => boolean,
   ): Promise<CompareAndSetResult> {
-    const before = await this.#readCurrent();
-    if (!sameWord(before, expected)) return { won: false, word: before };
     const temporary = this.#path(
       `${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`,
     );
-    let linked = false;
-    try {
-      await writeSynced(temporary, formatRegisterFile(next));
-      // The caller was told that there was no answer: the fewer late changes, the better.
-      if (isLate()) return { won: false, word: before };
-      linked = await linkOnce(temporary, this.#path(registerFileName(next.generation)));
-    } finally {
-      await unlinkIfThere(temporary);
+    this.#afterwards.push(() => unlinkIfThere(temporary));
+    const [before, directory] = await allOf([
+      this.#readCurrent(),
+      this.#open(this.#directory, 'r'),
+      this.#writeSynced(temporary, formatRegisterFile(next)),
+    ]);
+    if (!sameWord(before, expected)) return { won: false, word: before };
+    // The caller was told that there was no answer: the fewer late changes, the better.
+    if (isLate()) return { won: false, word: before };
+    const linked = await linkOnce(temporary, this.#path(registerFileName(next.generation)));
+    const [highest] = await allOf([this.#highest(), directory.sync()]);
+    // Ours and still the newest: then it is known what it holds.
+    if (linked && highest === next.generation) {
+      this.#generationSeenMax = highest;
+      this.#afterwards.push(() => this.#tryPrune(next.generation));
+      return { won: true, word: next };
     }
-    await syncDirectory(this.#directory);
-    const after = await this.#readCurrent();
-    const won = linked && sameWord(after, next);
-    if (won) await this.#tryPrune(next.generation);
-    return { won, word: after };
+    return { won: false, word: await this.#readCurrent() };
+  }
+
+  /** Opens a file that is closed after the answer. */
+  async #open(path: string, flags: 'r' | 'wx'): Promise<FileHandle> {
+    const file = await open(path, flags, 0o644);
+    this.#afterwards.push(() => file.close());
+    return file;
+  }
+
+  async #writeSynced(path: string, content: string): Promise<void> {
+    const file = await this.#open(path, 'wx');
+    await file.writeFile(content);
+    await file.sync();
   }
 
   async #readCurrent(): Promise<RegisterWord | null> {
     for (let attempt = 0; attempt < READ_ATTEMPTS_MAX; attempt += 1) {
-      const highest = (await this.#generations()).at(-1) ?? 0;
-      if (highest < this.#generationSeenMax) {
-        // A stale listing of a network file system, or another directory under the same name.
-        throw new Error(
-          `generation ${this.#generationSeenMax} was here, now the highest is ${highest}`,
-        );
-      }
+      const highest = await this.#highest();
       if (highest === 0) return null;
       const path = this.#path(registerFileName(highest));
       const content = await readBounded(path);
@@ -143,14 +167,28 @@ export class FileArbiter implements Arbiter {
     throw new Error(`the directory changed ${READ_ATTEMPTS_MAX} times while it was read`);
   }
 
-  /** Generations present, ascending. */
-  async #generations(): Promise<number[]> {
-    const generations: number[] = [];
-    for (const name of await readdir(this.#directory)) {
-      const generation = generationOfName(name);
-      if (generation !== null) generations.push(generation);
+  /** The newest generation present, 0 when there is none. */
+  async #highest(): Promise<number> {
+    let highest = 0;
+    for (const name of await readdir(this.#directory))
+      highest = Math.max(highest, generationOfName(name) ?? 0);
+    if (highest < this.#generationSeenMax) {
+      // A stale listing of a network file system, or another directory under the same name.
+      throw new Error(
+        `generation ${this.#generationSeenMax} was here, now the highest is ${highest}`,
+      );
     }
-    return generations.sort((a, b) => a - b);
+    return highest;
+  }
+
+  async #tidy(): Promise<void> {
+    for (const step of this.#afterwards.splice(0)) {
+      try {
+        await step();
+      } catch (error) {
+        this.#pruneError = error;
+      }
+    }
   }
 
   async #tryPrune(current: number): Promise<void> {
@@ -190,9 +228,10 @@ export class FileArbiter implements Arbiter {
       if (late) throw this.#unreachable(what, 'an earlier request still hangs');
       return await work(isLate);
     })();
-    // The next request waits for the end of this one, whichever it is; its own caller gets the
-    // result or the error from `run` itself.
-    const settled = (): void => {
+    // The next request waits for the end of this one, whichever it is, and for its tidying; its own
+    // caller gets the result or the error from `run` itself.
+    const settled = async (): Promise<void> => {
+      await this.#tidy();
       this.#pendingCount -= 1;
     };
     this.#previous = run.then(settled, settled);
@@ -249,29 +288,26 @@ export class FileArbiter implements Arbiter {
   }
 }
 
-async function writeSynced(path: string, content: string): Promise<void> {
-  const file = await open(path, 'wx', 0o644);
-  try {
-    await file.writeFile(content);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+/** As Promise.all, but waits for every one to end: what is tidied up must not be in use any more. */
+async function allOf<T extends readonly unknown[]>(
+  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
+): Promise<T> {
+  await Promise.allSettled(work);
+  return (await Promise.all(work)) as unknown as T;
 }
 
 /** True when this call gave the file its second name. */
 async function linkOnce(temporary: string, name: string): Promise<boolean> {
-  let failure: unknown = null;
   try {
     await link(temporary, name);
+    return true;
   } catch (error) {
-    failure = error;
+    // The count of names is the truth: on NFS a repeated request reports EEXIST, or an error, for a
+    // link that the first one made.
+    if ((await stat(temporary)).nlink === 2) return true;
+    if (errnoOf(error) === 'EEXIST') return false;
+    throw error;
   }
-  // Whatever link said, the count of names is the truth: on NFS a repeated request reports
-  // EEXIST, or an error, for a link that the first one made.
-  if ((await stat(temporary)).nlink === 2) return true;
-  if (failure === null || errnoOf(failure) === 'EEXIST') return false;
-  throw failure;
 }
 
 /** The content of a file, or null when it is not there any more. */
@@ -289,16 +325,6 @@ async function readBounded(path: string): Promise<string | null> {
     return buffer.toString('utf8', 0, bytesRead);
   } finally {
     await file.close();
-  }
-}
-
-/** Makes a link survive a power failure of the host that the directory is on. */
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
   }
 }
 

@@ -88,6 +88,7 @@ describe('file arbiter', () => {
   it('keeps the newest generations, and no temporary file', async () => {
     const arbiter = new FileArbiter({ directory, generationsKept: 5 });
     await advance(arbiter, 20);
+    await arbiter.close();
     const names = readdirSync(directory).sort();
     expect(names).toEqual([16, 17, 18, 19, 20].map((generation) => registerFileName(generation)));
     expect(arbiter.pruneError).toBeNull();
@@ -99,7 +100,9 @@ describe('file arbiter', () => {
     const longAgo = (Date.now() - TEMPORARY_FILE_AGE_MS_MAX - 60_000) / 1000;
     utimesSync(old, longAgo, longAgo);
     writeFileSync(join(directory, 'temporary-2-00'), 'x');
-    await advance(new FileArbiter({ directory }), 1);
+    const arbiter = new FileArbiter({ directory });
+    await advance(arbiter, 1);
+    await arbiter.close();
     expect(readdirSync(directory).sort()).toEqual([registerFileName(1), 'temporary-2-00']);
   });
 
