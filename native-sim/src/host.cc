@@ -12,9 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <vector>
 
 #include "areas.h"
@@ -146,13 +150,69 @@ Napi::Value BoostHelpers(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), boosted);
 }
 
-// Acts on the main thread, from whichever thread it is called. RESET_ON_FORK stays set, since taking
+// Threads of libuv's pool, which carry out file operations. They have neither names nor a listing,
+// so each is asked itself, by work that holds on to its thread until all have met.
+class PoolThreads {
+ public:
+  static constexpr size_t kDefault = 4;
+  static constexpr size_t kMost = 16;
+  static constexpr auto kMeetingMax = std::chrono::milliseconds(50);
+
+  static size_t Expected() {
+    const char* text = std::getenv("UV_THREADPOOL_SIZE");
+    const long asked = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+    return asked <= 0 ? kDefault : std::min(static_cast<size_t>(asked), kMost);
+  }
+
+  void Meet() {
+    std::unique_lock lock(mutex_);
+    const auto thread_id = static_cast<pid_t>(syscall(SYS_gettid));
+    if (std::find(ids_.begin(), ids_.end(), thread_id) == ids_.end()) ids_.push_back(thread_id);
+    met_.notify_all();
+    // A pool that is busy or smaller than thought must not be held up for long.
+    met_.wait_for(lock, kMeetingMax, [this] { return ids_.size() >= Expected(); });
+  }
+
+  std::vector<pid_t> ids() {
+    const std::lock_guard lock(mutex_);
+    return ids_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable met_;
+  std::vector<pid_t> ids_;
+};
+
+// One for the process, as the pool is.
+PoolThreads pool_threads;
+
+class PoolMeeting final : public Napi::AsyncWorker {
+ public:
+  explicit PoolMeeting(Napi::Env env) : Napi::AsyncWorker(env) {}
+  void Execute() override { pool_threads.Meet(); }
+  void OnOK() override {}
+};
+
+// Returns at once; the pool's threads are known a moment later. From any thread; they stay known.
+Napi::Value LearnPool(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    // Each deletes itself when it is done.
+    for (size_t i = 0; i < PoolThreads::Expected(); ++i) (new PoolMeeting(info.Env()))->Queue();
+    return Napi::Number::New(info.Env(), static_cast<double>(pool_threads.ids().size()));
+  });
+}
+
+// Acts on the main thread and the pool's, from whichever thread it is called. RESET_ON_FORK stays set, since taking
 // it back needs a right that raising the priority does not.
 Napi::Value BoostMain(const Napi::CallbackInfo& info) {
   const bool boosted = info[0].ToBoolean().Value();
   sched_param parameters{};
   parameters.sched_priority = boosted ? kHelperPriority : 0;
   const int policy = (boosted ? SCHED_RR : SCHED_OTHER) | SCHED_RESET_ON_FORK;
+  for (const pid_t thread_id : pool_threads.ids()) {
+    sched_setscheduler(thread_id, policy, &parameters);
+  }
   return Napi::Boolean::New(info.Env(), sched_setscheduler(getpid(), policy, &parameters) == 0);
 }
 
@@ -211,6 +271,7 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("hostFacts", Napi::Function::New(env, HostFacts));
   exports.Set("monotonicNs", Napi::Function::New(env, MonotonicNs));
   exports.Set("boostHelpers", Napi::Function::New(env, BoostHelpers));
+  exports.Set("learnPool", Napi::Function::New(env, LearnPool));
   exports.Set("boostMain", Napi::Function::New(env, BoostMain));
   exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));

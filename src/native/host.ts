@@ -36,6 +36,7 @@ interface HostNative {
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
   boostHelpers(): number;
+  learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
   socketPeer(fd: number): { readonly pid: number; readonly uid: number };
   isolateDescriptors(): number[];
@@ -71,8 +72,18 @@ export function boostHelpers(): number {
 }
 
 /**
- * Puts the process's main thread ahead of ordinary threads for the time of a failover, or back
- * among them. Called by the heartbeat thread: on a saturated host the main thread would get to
+ * Finds out which threads are Node's pool for file operations, so that `boostMain` can put them
+ * ahead too; takes a moment after the call. The register is a file: on a saturated host a change of
+ * it waited up to 240 ms for them.
+ * @returns how many are known so far.
+ */
+export function learnPool(): number {
+  return callNative(() => loadNative<HostNative>().learnPool());
+}
+
+/**
+ * Puts the process's main thread, and its pool for file operations once `learnPool` found it, ahead
+ * of ordinary threads for the time of a failover, or back among them. Called by the heartbeat thread: on a saturated host the main thread would get to
  * hear of a death late, and to act on it later.
  * @returns false when that is not allowed.
  */

@@ -1,9 +1,16 @@
 /** Host facts are consistent with what the system says of itself. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { availableParallelism, release, totalmem } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
-import { boostHelpers, boostMain, hostFacts, monotonicNs } from '../../src/native/host.ts';
+import {
+  boostHelpers,
+  boostMain,
+  hostFacts,
+  learnPool,
+  monotonicNs,
+} from '../../src/native/host.ts';
 
 const ADDON = new URL('../../native-sim/build/Release/romulus_native.node', import.meta.url);
 
@@ -65,4 +72,20 @@ test('the main thread is boosted and put back', () => {
   expect(policies()[0]).toBe(isAllowed ? 2 : before);
   expect(boostMain(false)).toBe(true);
   expect(policies()[0]).toBe(0);
+});
+
+test('the pool for file operations is boosted with the main thread, and put back', async () => {
+  const POOL_THREADS = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
+  learnPool();
+  // Waits for the pool itself, hence for what was asked of it before.
+  for (let waits = 0; learnPool() < POOL_THREADS; waits += 1) {
+    if (waits > 100) throw new Error('the pool was not found');
+    await stat('/proc/self');
+  }
+  const boostedCount = (): number => policies().filter((policy) => policy === 2).length;
+  const before = boostedCount();
+  const isAllowed = boostMain(true);
+  expect(boostedCount() - before).toBe(isAllowed ? POOL_THREADS + 1 : 0);
+  boostMain(false);
+  expect(boostedCount()).toBe(before);
 });
