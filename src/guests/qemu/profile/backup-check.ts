@@ -1,0 +1,259 @@
+/**
+ * Whether this host can take a machine over, found out before anything starts: its QEMU is started
+ * for a moment and asked, the CPU that it would give the guest is compared bit by bit, and the
+ * command line is made to see what has no place here. All reasons are told at once.
+ */
+import { constants } from 'node:fs';
+import { access, readFile, statfs } from 'node:fs/promises';
+import { RomulusError } from '../../../base/errors.ts';
+import { ask } from '../qmp/commands.ts';
+import type { QemuVersion } from '../qmp/messages.ts';
+import { parseArgv } from './argv.ts';
+import { type IncomingOptions, incomingCommandLine } from './command-line.ts';
+import { missingFeatures, readFeatureWords } from './cpu.ts';
+import type { QemuMappingInput } from './mapping.ts';
+import type { MappingProblem } from './places.ts';
+import { probeQemu } from './probe.ts';
+import type { FeatureWord, QemuProfile } from './profile.ts';
+import type { Refusal } from './refusals.ts';
+
+/** What a backup has for a machine. */
+export interface BackupFacilities {
+  /** The QEMU to start; as for `incomingCommandLine`. */
+  readonly binary?: IncomingOptions['binary'];
+  readonly mapping?: QemuMappingInput;
+  /** Where the machine's sockets and files will be. */
+  readonly directory: string;
+  /** Where its RAM will be, on tmpfs or hugetlbfs. */
+  readonly ramDirectory: string;
+}
+
+interface QemuAbilities {
+  readonly version: QemuVersion;
+  readonly machines: ReadonlySet<string>;
+  readonly drivers: ReadonlySet<string>;
+}
+
+const HUGEPAGES = '/sys/kernel/mm/hugepages';
+
+/**
+ * Why this host cannot take the machine over; empty when it can.
+ * @throws {RomulusError} ERR_CONFIG_INVALID when the mapping is malformed, or as `QmpClient` when a
+ *   started QEMU falls silent.
+ */
+export async function refusalsOnBackup(
+  profile: QemuProfile,
+  facilities: BackupFacilities,
+): Promise<Refusal[]> {
+  const launcher = launcherOf(profile, facilities);
+  const probe = await probeQemu(launcher, ['-machine', 'none'], async (client) => ({
+    version: client.version,
+    machines: new Set(
+      (await ask(client, 'query-machines')).flatMap(({ name, alias }) =>
+        alias === undefined ? [name] : [name, alias],
+      ),
+    ),
+    drivers: new Set(
+      (await ask(client, 'qom-list-types', { implements: 'device', abstract: false })).map(
+        ({ name }) => name,
+      ),
+    ),
+  }));
+  const rest = [
+    ...mappingRefusals(profile, facilities),
+    ...(await fileRefusals(profile, facilities)),
+    ...(await hugepageRefusals(profile, facilities)),
+    ...(await roomRefusals(profile, facilities)),
+  ];
+  if (probe.kind === 'failed') {
+    const what = launcher.join(' ');
+    return [
+      { code: 'qemu-start', what, why: probe.said, remedy: 'Install QEMU, or name the right one.' },
+      ...rest,
+    ];
+  }
+  const machine = machineRefusals(profile, probe.value);
+  // A machine that is unknown here cannot be started to look at its CPU.
+  const cpu = machine.length > 0 ? [] : await cpuRefusals(profile, launcher);
+  return [...machine, ...driverRefusals(profile, probe.value), ...cpu, ...rest];
+}
+
+function launcherOf(profile: QemuProfile, { binary }: BackupFacilities): readonly string[] {
+  if (binary !== undefined) return typeof binary === 'string' ? [binary] : binary;
+  const { options } = parseArgv(['qemu', ...profile.argv]);
+  const directories = options.flatMap(({ name, value }) =>
+    name === 'L' ? ['-L', value ?? ''] : [],
+  );
+  return [...profile.qemu.launcher, ...directories];
+}
+
+function machineRefusals(profile: QemuProfile, abilities: QemuAbilities): Refusal[] {
+  const { machine } = profile;
+  if (abilities.machines.has(machine)) return [];
+  const { major, minor } = abilities.version;
+  const [, needsMajor, needsMinor] = /-(\d+)\.(\d+)$/.exec(machine) ?? [];
+  const isOlder =
+    needsMajor !== undefined &&
+    (Number(needsMajor) > major || (Number(needsMajor) === major && Number(needsMinor) > minor));
+  return [
+    {
+      code: isOlder ? 'qemu-older' : 'machine-type',
+      what: `-machine ${machine}`,
+      why: isOlder
+        ? `the QEMU here is ${major}.${minor}, older than the machine type`
+        : `the QEMU here (${major}.${minor}) does not have it`,
+      remedy: isOlder
+        ? 'Install a newer QEMU here, or start the machine with an older machine type.'
+        : 'Start the machine with a machine type that both hosts have.',
+    },
+  ];
+}
+
+function driverRefusals(profile: QemuProfile, { drivers }: QemuAbilities): Refusal[] {
+  const missing = new Set(
+    profile.devices.map(({ driver }) => driver).filter((d) => !drivers.has(d)),
+  );
+  return [...missing].map((driver) => ({
+    code: 'device-type',
+    what: `-device ${driver}`,
+    why: 'the QEMU here does not have this device',
+    remedy: 'Install the package with it here (modules of QEMU come in packages of their own).',
+  }));
+}
+
+async function cpuRefusals(profile: QemuProfile, launcher: readonly string[]): Promise<Refusal[]> {
+  const { options } = parseArgv(['qemu', ...profile.argv]);
+  const model = options.findLast(({ name }) => name === 'cpu')?.value;
+  const args = ['-machine', profile.machine, '-accel', profile.accelerator, '-m', '64'];
+  if (model !== undefined && model !== null) args.push('-cpu', model);
+  const probe = await probeQemu(launcher, args, async (client): Promise<FeatureWord[]> => {
+    const [cpu] = await ask(client, 'query-cpus-fast');
+    return cpu === undefined ? [] : readFeatureWords(client, cpu['qom-path']);
+  });
+  if (probe.kind === 'failed') {
+    return [
+      {
+        code: 'accelerator',
+        what: args.join(' '),
+        why: probe.said,
+        remedy: `Make the accelerator '${profile.accelerator}' usable here (for kvm: /dev/kvm).`,
+      },
+    ];
+  }
+  const missing = missingFeatures(profile.cpu.featureWords, probe.value);
+  if (missing.length === 0) return [];
+  return [
+    {
+      code: 'cpu-features',
+      what: `-cpu ${model ?? '(default)'}`,
+      why: `the CPU here lacks ${missing.join(', ')}`,
+      remedy: 'Start the machine with a CPU model that both hosts have, such as `-cpu x86-64-v2`.',
+    },
+  ];
+}
+
+function mappingRefusals(profile: QemuProfile, facilities: BackupFacilities): Refusal[] {
+  const problems = commandLine(profile, facilities);
+  if (!('problems' in problems)) return [];
+  return problems.problems.map(({ argument, why, key }) => ({
+    code: 'mapping',
+    what: argument,
+    why,
+    remedy: `Set ${key} in the mapping.`,
+  }));
+}
+
+async function fileRefusals(
+  profile: QemuProfile,
+  facilities: BackupFacilities,
+): Promise<Refusal[]> {
+  const made = commandLine(profile, facilities);
+  if ('problems' in made) return [];
+  const refusals: Refusal[] = [];
+  for (const file of made.neededFiles) {
+    try {
+      await access(file, constants.R_OK);
+    } catch (error) {
+      refusals.push({
+        code: 'file',
+        what: file,
+        why: `it cannot be read here (${error instanceof Error ? error.message : String(error)})`,
+        remedy: `Put it there, or set files["${file}"] in the mapping.`,
+      });
+    }
+  }
+  return refusals;
+}
+
+function commandLine(
+  profile: QemuProfile,
+  facilities: BackupFacilities,
+): { readonly neededFiles: readonly string[] } | { readonly problems: readonly MappingProblem[] } {
+  const { binary, mapping, directory } = facilities;
+  const ram = Object.fromEntries(profile.memory.map(({ backendId }) => [backendId, '/dev/null']));
+  try {
+    return incomingCommandLine(profile, {
+      qmpPath: `${directory}/qmp`,
+      ram,
+      directory,
+      ...(binary === undefined ? {} : { binary }),
+      ...(mapping === undefined ? {} : { mapping }),
+    });
+  } catch (error) {
+    if (!(error instanceof RomulusError) || error.code !== 'ERR_CONFIG_QEMU_MAPPING') throw error;
+    return { problems: error.details['problems'] as MappingProblem[] };
+  }
+}
+
+async function hugepageRefusals(
+  profile: QemuProfile,
+  { mapping }: BackupFacilities,
+): Promise<Refusal[]> {
+  if (mapping?.hugepages === 'ordinary') return [];
+  const neededBytes = new Map<number, number>();
+  for (const { hugepageBytes, bytes } of profile.memory) {
+    if (hugepageBytes === null) continue;
+    neededBytes.set(hugepageBytes, (neededBytes.get(hugepageBytes) ?? 0) + bytes);
+  }
+  const refusals: Refusal[] = [];
+  for (const [pageBytes, bytes] of neededBytes) {
+    const kib = pageBytes / 1024;
+    const freePages = await freeHugepages(kib);
+    if (freePages !== null && freePages * pageBytes >= bytes) continue;
+    refusals.push({
+      code: 'hugepages',
+      what: `${bytes} bytes of RAM in huge pages of ${kib} KiB`,
+      why:
+        freePages === null ? 'this host has none of that size' : `only ${freePages} are free here`,
+      remedy: `Reserve them (${HUGEPAGES}/hugepages-${kib}kB/nr_hugepages), or set hugepages: "ordinary" in the mapping.`,
+    });
+  }
+  return refusals;
+}
+
+/** Null when this host has none of that size. */
+async function freeHugepages(kib: number): Promise<number | null> {
+  try {
+    return Number(await readFile(`${HUGEPAGES}/hugepages-${kib}kB/free_hugepages`, 'utf8'));
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+async function roomRefusals(
+  profile: QemuProfile,
+  { ramDirectory }: BackupFacilities,
+): Promise<Refusal[]> {
+  const neededBytes = profile.memory.reduce((sum, { bytes }) => sum + bytes, 0);
+  const { bavail, bsize } = await statfs(ramDirectory);
+  if (bavail * bsize >= neededBytes) return [];
+  return [
+    {
+      code: 'memory-room',
+      what: `${neededBytes} bytes of RAM`,
+      why: `${ramDirectory} has room for ${bavail * bsize} bytes`,
+      remedy: `Make room there: \`mount -o remount,size=... ${ramDirectory}\` if it is a tmpfs.`,
+    },
+  ];
+}

@@ -1,0 +1,89 @@
+/** Goal: a host that cannot take a machine over says why, all at once, before anything starts. */
+import { existsSync, readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  type BackupFacilities,
+  refusalsOnBackup,
+} from '../../../../src/guests/qemu/profile/backup-check.ts';
+import type { QemuProfile } from '../../../../src/guests/qemu/profile/profile.ts';
+import { readProfile } from '../../../../src/guests/qemu/profile/read-profile.ts';
+import { device } from './example-profile.ts';
+import { Bench } from './start-qemu.ts';
+
+let bench: Bench;
+let facilities: BackupFacilities;
+
+beforeEach(() => {
+  bench = new Bench();
+  facilities = { directory: bench.directory, ramDirectory: bench.directory };
+});
+afterEach(async () => {
+  await bench.stop();
+  expect(readdirSync(tmpdir()).filter((name) => name.startsWith('romulus-probe-'))).toEqual([]);
+});
+
+async function profileOf(line: string): Promise<QemuProfile> {
+  const source = await bench.source(line.split(' '));
+  return readProfile(source.client, source.pid);
+}
+
+async function codes(profile: QemuProfile, own: Partial<BackupFacilities> = {}): Promise<string[]> {
+  const refusals = await refusalsOnBackup(profile, { ...facilities, ...own });
+  return refusals.map(({ code }) => code);
+}
+
+describe('a backup', () => {
+  it('takes a machine that its QEMU can run', async () => {
+    const profile = await profileOf('-nodefaults -machine q35 -accel tcg -cpu max -m 64');
+    expect(await refusalsOnBackup(profile, facilities)).toEqual([]);
+  });
+
+  it('tells everything that it lacks at once', async () => {
+    const profile = await profileOf('-nodefaults -machine q35 -accel tcg -m 64');
+    const [main] = profile.memory;
+    if (main === undefined) throw new Error('no memory');
+    const features = [{ leaf: 0x14, subleaf: 0, register: 'EAX' as const, bits: 4 }];
+    const wanting: QemuProfile = {
+      ...profile,
+      argv: [...profile.argv, '-bios', '/nonexistent'],
+      devices: [device('flux-capacitor-pci', 'f')],
+      cpu: { ...profile.cpu, featureWords: [...profile.cpu.featureWords, ...features] },
+      memory: [{ ...main, bytes: 2 ** 52, hugepageBytes: 3072 * 1024 }],
+    };
+    const refusals = await refusalsOnBackup(wanting, facilities);
+    expect(refusals.map(({ code }) => code)).toEqual([
+      'device-type',
+      'cpu-features',
+      'file',
+      'hugepages',
+      'memory-room',
+    ]);
+    expect(refusals[1]?.why).toContain('CPUID.14h.0:EAX[2]');
+    const ordinary = await codes(wanting, { mapping: { hugepages: 'ordinary' } });
+    expect(ordinary).not.toContain('hugepages');
+  });
+
+  it('knows machine types of the future from those that nobody has', async () => {
+    const profile = await profileOf('-nodefaults -machine pc -accel tcg -m 64');
+    expect(await codes({ ...profile, machine: 'pc-q35-99.1' })).toEqual(['qemu-older']);
+    expect(await codes({ ...profile, machine: 'toaster' })).toEqual(['machine-type']);
+  });
+
+  it('tells what has no place, and a QEMU that does not start', async () => {
+    const profile = await profileOf('-nodefaults -machine pc -accel tcg -m 64');
+    const wanting = { ...profile, argv: [...profile.argv, '-serial', 'pipe:/x'] };
+    expect(await codes(wanting)).toEqual(['mapping']);
+    expect(await codes(wanting, { binary: '/nonexistent/qemu' })).toEqual([
+      'qemu-start',
+      'mapping',
+    ]);
+    expect(await codes(profile, { binary: '/bin/false' })).toEqual(['qemu-start']);
+  });
+
+  it('tells an accelerator that does not work here', async () => {
+    if (existsSync('/dev/xen/privcmd')) return;
+    const profile = await profileOf('-nodefaults -machine pc -accel tcg -m 64');
+    expect(await codes({ ...profile, accelerator: 'xen' })).toEqual(['accelerator']);
+  });
+});
