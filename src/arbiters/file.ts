@@ -120,16 +120,16 @@ export class FileArbiter implements Arbiter {
       `${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`,
     );
     this.#afterwards.push(() => unlinkIfThere(temporary));
-    const [before, directory] = await allOf([
+    const [before, directory] = await bothOf(
       this.#readCurrent(),
       this.#open(this.#directory, 'r'),
       this.#writeSynced(temporary, formatRegisterFile(next)),
-    ]);
+    );
     if (!sameWord(before, expected)) return { won: false, word: before };
     // The caller was told that there was no answer: the fewer late changes, the better.
     if (isLate()) return { won: false, word: before };
     const linked = await linkOnce(temporary, this.#path(registerFileName(next.generation)));
-    const [highest] = await allOf([this.#highest(), directory.sync()]);
+    const [highest] = await bothOf(this.#highest(), directory.sync());
     // Ours and still the newest: then it is known what it holds.
     if (linked && highest === next.generation) {
       this.#generationSeenMax = highest;
@@ -288,12 +288,18 @@ export class FileArbiter implements Arbiter {
   }
 }
 
-/** As Promise.all, but waits for every one to end: what is tidied up must not be in use any more. */
-async function allOf<T extends readonly unknown[]>(
-  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
-): Promise<T> {
-  await Promise.allSettled(work);
-  return (await Promise.all(work)) as unknown as T;
+/**
+ * Two results and the success of the rest. Unlike Promise.all it waits for every one to end: what is
+ * tidied up then must not be in use any more.
+ */
+async function bothOf<A, B>(
+  first: Promise<A>,
+  second: Promise<B>,
+  ...rest: readonly Promise<void>[]
+): Promise<[A, B]> {
+  await Promise.allSettled([first, second, ...rest]);
+  await Promise.all(rest);
+  return [await first, await second];
 }
 
 /** True when this call gave the file its second name. */

@@ -27,8 +27,10 @@ export const DEFAULT_QUEUE_WATERMARKS: QueueWatermarks = {
 /** A backlog lengthens the interval at most so many times. */
 const STRETCH_MAX = 64;
 
-/** How much of an interval a late checkpoint may bring the next one forward. */
+/** Checkpoints that make up for late ones come no closer to each other than this part of an interval. */
 const CATCH_UP_FRACTION = 0.5;
+/** So many intervals may be made up for; what a longer standstill cost stays lost. */
+const CATCH_UP_INTERVALS_MAX = 8;
 
 /** A backlog alone never makes an epoch longer than this, in milliseconds. */
 const STRETCHED_INTERVAL_MS_MAX = 10_000;
@@ -39,6 +41,8 @@ export class EpochPacer {
   #stretch = 1;
   #queueBytes = 0;
   #askedAtMs = Number.NEGATIVE_INFINITY;
+  /** When the last checkpoint should have been asked for. */
+  #plannedAtMs = Number.NEGATIVE_INFINITY;
   #isCapturing = false;
 
   constructor(intervalMs: number, watermarks: QueueWatermarks) {
@@ -68,7 +72,11 @@ export class EpochPacer {
   /** When the next checkpoint is due, in milliseconds; null while none can be. */
   get dueAtMs(): number | null {
     if (this.#isCapturing || this.#queueBytes >= this.#watermarks.limitBytes) return null;
-    return this.#askedAtMs + this.effectiveIntervalMs;
+    const intervalMs = this.effectiveIntervalMs;
+    return Math.max(
+      this.#plannedAtMs + intervalMs,
+      this.#askedAtMs + intervalMs * CATCH_UP_FRACTION,
+    );
   }
 
   /** @throws {RangeError} unless positive and finite. */
@@ -88,11 +96,13 @@ export class EpochPacer {
   asked(nowMs: number): void {
     assert(!this.#isCapturing, 'one checkpoint at a time');
     this.#isCapturing = true;
-    // Counted from when it was due: timers fire late, and a millisecond lost at each of a hundred
-    // epochs a second would be a tenth of the pace. Never so far back that two epochs come at once.
-    const dueMs = this.#askedAtMs + this.effectiveIntervalMs;
-    const earliestMs = nowMs - this.effectiveIntervalMs * CATCH_UP_FRACTION;
-    this.#askedAtMs = Number.isFinite(dueMs) ? Math.min(nowMs, Math.max(dueMs, earliestMs)) : nowMs;
+    // Planned from when it was due: timers fire late, and a millisecond lost at each of a hundred
+    // epochs a second would be a tenth of the pace. A backlog is no time to make up for anything.
+    const behindMsMax = this.isBacklogged ? 0 : this.#intervalMs * CATCH_UP_INTERVALS_MAX;
+    const dueMs = this.#plannedAtMs + this.effectiveIntervalMs;
+    const plannedMs = Number.isFinite(dueMs) ? dueMs : nowMs;
+    this.#plannedAtMs = Math.min(nowMs, Math.max(plannedMs, nowMs - behindMsMax));
+    this.#askedAtMs = nowMs;
   }
 
   /** The checkpoint asked for was captured, or skipped. */

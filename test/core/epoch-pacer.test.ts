@@ -24,10 +24,43 @@ describe('epoch pacer', () => {
       pacer.asked(epoch * 10 + 0.9);
       pacer.answered();
     }
-    // After a standstill the next one comes no sooner than half an interval later.
+  });
+
+  it('makes up for a standstill at twice the pace, up to a bound', () => {
+    const pacer = new EpochPacer(10, MARKS);
+    pacer.asked(0);
+    pacer.answered();
+    pacer.asked(45);
+    pacer.answered();
+    // Due were 10, 20, 30 and 40: one was asked for.
+    const dueMs: (number | null)[] = [];
+    for (let epoch = 0; epoch < 7; epoch += 1) {
+      const next = pacer.dueAtMs ?? Number.NaN;
+      dueMs.push(next);
+      pacer.asked(next);
+      pacer.answered();
+    }
+    expect(dueMs).toEqual([50, 55, 60, 65, 70, 75, 80]);
+    // Of a long one, eight intervals; each epoch at half the distance takes one half back.
     pacer.asked(5000);
     pacer.answered();
-    expect(pacer.dueAtMs).toBe(5005);
+    let count = 0;
+    for (; (pacer.dueAtMs ?? 0) < 5000 + 10 * 20; count += 1) {
+      pacer.asked(pacer.dueAtMs ?? Number.NaN);
+      pacer.answered();
+    }
+    expect(count).toBe(20 + 8 - 1);
+  });
+
+  it('makes up for nothing that a backlog held back', () => {
+    const pacer = new EpochPacer(10, MARKS);
+    pacer.asked(0);
+    pacer.answered();
+    pacer.queueLevel(500);
+    pacer.asked(900);
+    pacer.answered();
+    pacer.queueLevel(0);
+    expect(pacer.dueAtMs).toBe(910);
   });
 
   it('takes any interval from a millisecond to hours, while running', () => {
