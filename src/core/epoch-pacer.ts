@@ -30,7 +30,7 @@ const STRETCH_MAX = 64;
 /** Checkpoints that make up for late ones come no closer to each other than this part of an interval. */
 const CATCH_UP_FRACTION = 0.5;
 /** So many intervals may be made up for; what a longer standstill cost stays lost. */
-const CATCH_UP_INTERVALS_MAX = 8;
+const CATCH_UP_INTERVALS_MAX = 20;
 
 /** A backlog alone never makes an epoch longer than this, in milliseconds. */
 const STRETCHED_INTERVAL_MS_MAX = 10_000;

@@ -41,15 +41,15 @@ describe('epoch pacer', () => {
       pacer.answered();
     }
     expect(dueMs).toEqual([50, 55, 60, 65, 70, 75, 80]);
-    // Of a long one, eight intervals; each epoch at half the distance takes one half back.
+    // Of a long one, twenty intervals; each epoch at half the distance takes one half back.
     pacer.asked(5000);
     pacer.answered();
     let count = 0;
-    for (; (pacer.dueAtMs ?? 0) < 5000 + 10 * 20; count += 1) {
+    for (; (pacer.dueAtMs ?? 0) < 5000 + 10 * 40; count += 1) {
       pacer.asked(pacer.dueAtMs ?? Number.NaN);
       pacer.answered();
     }
-    expect(count).toBe(20 + 8 - 1);
+    expect(count).toBe(40 + 20 - 1);
   });
 
   it('makes up for nothing that a backlog held back', () => {
