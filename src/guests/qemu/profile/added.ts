@@ -15,7 +15,7 @@ import type { ProfileDevice, QemuProfile } from './profile.ts';
 const REPEATABLE_OBJECTS: ReadonlySet<string> = new Set(['rng-random', 'rng-builtin', 'iothread']);
 /** Objects that watch or serve the source's process and are no part of the machine. */
 const NOT_OF_THE_MACHINE =
-  /^(?:filter-|colo-compare$|thread-context$|secret|tls-|authz-|throttle-group$|main-loop$)/;
+  /^(?:filter-|colo-compare$|thread-context$|secret|tls-|authz-|throttle-group$|main-loop$|monitor-|chardev-)/;
 
 /** The arguments for everything added. */
 export function addedArguments(

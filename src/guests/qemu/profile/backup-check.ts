@@ -6,8 +6,9 @@
 import { constants } from 'node:fs';
 import { access, readFile, statfs } from 'node:fs/promises';
 import { RomulusError } from '../../../base/errors.ts';
-import { ask } from '../qmp/commands.ts';
+import { ask, ifKnown } from '../qmp/commands.ts';
 import type { QemuVersion } from '../qmp/messages.ts';
+import type { QmpClient } from '../qmp/qmp-client.ts';
 import { parseArgv } from './argv.ts';
 import { type IncomingOptions, incomingCommandLine } from './command-line.ts';
 import { missingFeatures, readFeatureWords } from './cpu.ts';
@@ -31,7 +32,7 @@ export interface BackupFacilities {
 interface QemuAbilities {
   readonly version: QemuVersion;
   readonly machines: ReadonlySet<string>;
-  readonly drivers: ReadonlySet<string>;
+  readonly missingDrivers: readonly string[];
 }
 
 const HUGEPAGES = '/sys/kernel/mm/hugepages';
@@ -53,11 +54,7 @@ export async function refusalsOnBackup(
         alias === undefined ? [name] : [name, alias],
       ),
     ),
-    drivers: new Set(
-      (await ask(client, 'qom-list-types', { implements: 'device', abstract: false })).map(
-        ({ name }) => name,
-      ),
-    ),
+    missingDrivers: await missingDrivers(client, profile),
   }));
   const rest = [
     ...mappingRefusals(profile, facilities),
@@ -75,7 +72,7 @@ export async function refusalsOnBackup(
   const machine = machineRefusals(profile, probe.value);
   // A machine that is unknown here cannot be started to look at its CPU.
   const cpu = machine.length > 0 ? [] : await cpuRefusals(profile, launcher);
-  return [...machine, ...driverRefusals(profile, probe.value), ...cpu, ...rest];
+  return [...machine, ...driverRefusals(probe.value), ...cpu, ...rest];
 }
 
 function launcherOf(profile: QemuProfile, { binary }: BackupFacilities): readonly string[] {
@@ -109,11 +106,18 @@ function machineRefusals(profile: QemuProfile, abilities: QemuAbilities): Refusa
   ];
 }
 
-function driverRefusals(profile: QemuProfile, { drivers }: QemuAbilities): Refusal[] {
-  const missing = new Set(
-    profile.devices.map(({ driver }) => driver).filter((d) => !drivers.has(d)),
-  );
-  return [...missing].map((driver) => ({
+/** Asked one by one: listing all types would make QEMU load every module that it finds. */
+async function missingDrivers(client: QmpClient, profile: QemuProfile): Promise<string[]> {
+  const missing: string[] = [];
+  for (const driver of new Set(profile.devices.map((device) => device.driver))) {
+    const known = await ifKnown(ask(client, 'device-list-properties', { typename: driver }));
+    if (known === undefined) missing.push(driver);
+  }
+  return missing;
+}
+
+function driverRefusals({ missingDrivers }: QemuAbilities): Refusal[] {
+  return missingDrivers.map((driver) => ({
     code: 'device-type',
     what: `-device ${driver}`,
     why: 'the QEMU here does not have this device',

@@ -7,6 +7,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { RomulusError } from '../../../base/errors.ts';
 import { QmpClient } from '../qmp/qmp-client.ts';
 
 /** How long a probe may take to come up, milliseconds. */
@@ -20,7 +21,7 @@ const END_TIMEOUT_MS = 5000;
 /** What came of a probe. */
 export type ProbeResult<T> =
   | { readonly kind: 'answered'; readonly value: T }
-  /** It did not come up; what it said. */
+  /** It did not come up, or did not stay; what it said. */
   | { readonly kind: 'failed'; readonly said: string };
 
 /** Starts a QEMU, asks it, ends it. Leaves nothing behind. */
@@ -56,6 +57,10 @@ export async function probeQemu<T>(
     client = await connect(socket, qemu);
     if (client === null) return { kind: 'failed', said: said.trim() || 'it said nothing' };
     return { kind: 'answered', value: await question(client) };
+  } catch (error) {
+    // It ended over the question: a defect of that QEMU, such as modules of another build.
+    if (!(error instanceof RomulusError) || error.code !== 'ERR_GUEST_LOST') throw error;
+    return { kind: 'failed', said: said.trim() || error.message };
   } finally {
     client?.close();
     qemu.kill('SIGKILL');

@@ -58,7 +58,6 @@ export const replies = {
     'error-desc': z.string().optional(),
   }),
   'qom-list': z.array(z.object({ name: z.string(), type: z.string() })),
-  'qom-list-types': z.array(z.object({ name: z.string() })),
   'device-list-properties': z.array(
     z.object({ name: z.string(), type: z.string(), 'default-value': z.unknown().optional() }),
   ),
