@@ -17,6 +17,7 @@
  * Source: QEMU 7.2 to 11.1, migration/migration.c.
  */
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { chmod, chown, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -31,6 +32,8 @@ import { StreamParser } from './stream/parser.ts';
 export const LEARN_TIMEOUT_MS = 5000;
 /** How long a cancelled migration may take to end, milliseconds. */
 export const CANCEL_TIMEOUT_MS = 5000;
+/** After how long a cancel counts as overlooked, milliseconds; ordinarily it takes two. */
+const CANCEL_OVERLOOKED_MS = 20;
 /** Most bytes of blocks' contents that are kept. */
 export const CONTENTS_BYTES_MAX = 256 * 1024 * 1024;
 /** So low that next to no page goes out before the cancelling; QEMU counts in tenths of a second. */
@@ -38,6 +41,8 @@ const LIST_BANDWIDTH_BYTES = 64 * 1024;
 /** All that a unix socket can carry. */
 const CONTENTS_BANDWIDTH_BYTES = 16 * 1024 * 1024 * 1024;
 const POLL_MS = 1;
+/** When a failure in QEMU is first looked for; then at twice that, and so on. */
+const FAILURE_POLL_MS = 20;
 
 /** What is used of a `QmpClient`. */
 export interface LearnMonitor {
@@ -106,14 +111,24 @@ export async function learnFromStream(
   const before = statusSchema.parse(await monitor.command('query-status'));
   await checkMigratable(monitor, before.status);
   const settings = await applySettings(monitor, options.contentsOf !== undefined);
+  let learnt: Learnt | null = null;
+  let failure: unknown = null;
   try {
-    return await readAndCancel(monitor, directory, options);
-  } finally {
+    learnt = await readAndCancel(monitor, directory, options);
+  } catch (error) {
+    failure = error;
+  }
+  try {
     await settings.restore();
     // Only what the migration did is undone: a user's own `stop` meanwhile stays.
     const after = statusSchema.parse(await monitor.command('query-status'));
     if (before.running && STOPPED_BY_MIGRATION.has(after.status)) await monitor.command('cont');
+  } catch (error) {
+    // What went wrong first is what must be told.
+    failure ??= error;
   }
+  if (learnt === null || failure !== null) throw failure;
+  return learnt;
 }
 
 async function checkMigratable(monitor: LearnMonitor, status: string): Promise<void> {
@@ -187,6 +202,7 @@ async function readAndCancel(
   const collector = new Collector(options.contentsOf ?? []);
   const server = createServer();
   server.maxConnections = 1;
+  const watch = new AbortController();
   let connected: Socket | null = null;
   let isStarted = false;
   try {
@@ -206,9 +222,10 @@ async function readAndCancel(
     done.catch(() => undefined);
     isStarted = true;
     await startMigration(monitor, path);
-    await Promise.race([done, timeLimit(monitor, timeoutMs)]);
+    await Promise.race([done, timeLimit(monitor, timeoutMs, watch.signal)]);
     return collector.learnt();
   } finally {
+    watch.abort();
     if (isStarted) await cancelMigration(monitor);
     (connected as Socket | null)?.destroy();
     server.close();
@@ -255,11 +272,17 @@ async function startMigration(monitor: LearnMonitor, path: string): Promise<void
   }
 }
 
-/** Rejects when the migration fails in QEMU, or the time is over. */
-async function timeLimit(monitor: LearnMonitor, timeoutMs: number): Promise<never> {
+/** Rejects when the migration fails in QEMU, or the time is over; resolves when it is called off. */
+async function timeLimit(
+  monitor: LearnMonitor,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const deadlineMs = performance.now() + timeoutMs;
-  for (let pollMs = POLL_MS; performance.now() < deadlineMs; pollMs *= 2) {
-    await sleep(Math.min(pollMs, deadlineMs - performance.now()), undefined, { ref: false });
+  for (let pollMs = FAILURE_POLL_MS; performance.now() < deadlineMs; pollMs *= 2) {
+    const waitMs = Math.min(pollMs, deadlineMs - performance.now());
+    await Promise.race([sleep(waitMs, undefined, { ref: false }), aborted(signal)]);
+    if (signal.aborted) return;
     const migration = migrationSchema.parse(await monitor.command('query-migrate'));
     if (migration.status === 'failed') {
       throw unmigratable(migration['error-desc'] ?? 'the migration failed without a reason');
@@ -275,17 +298,40 @@ async function timeLimit(monitor: LearnMonitor, timeoutMs: number): Promise<neve
   );
 }
 
-/** Cancels, and waits until nothing of the migration goes on. */
+/**
+ * Cancels, and waits until nothing of the migration goes on. A cancel that comes between QEMU's
+ * decision to switch over and its waiting for our consent is overlooked by 7.2, which then waits
+ * for ever with the machine stopped: that wait is ended too.
+ */
 async function cancelMigration(monitor: LearnMonitor): Promise<void> {
   await monitor.command('migrate_cancel');
-  const deadlineMs = performance.now() + CANCEL_TIMEOUT_MS;
+  const askedMs = performance.now();
+  let isFreed = false;
   for (;;) {
     const { status } = migrationSchema.parse(await monitor.command('query-migrate'));
     if (MIGRATION_AT_REST.has(status ?? 'none')) return;
-    if (performance.now() > deadlineMs) {
+    const waitedMs = performance.now() - askedMs;
+    if (waitedMs > CANCEL_TIMEOUT_MS) {
       throw stateError(`does not end its cancelled migration (${status ?? ''})`);
     }
+    if (!isFreed && waitedMs > CANCEL_OVERLOOKED_MS && status === 'cancelling') {
+      isFreed = true;
+      await freeFromConsent(monitor);
+    }
     await sleep(POLL_MS);
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await once(signal, 'abort');
+}
+
+async function freeFromConsent(monitor: LearnMonitor): Promise<void> {
+  try {
+    await monitor.command('migrate-continue', { state: 'cancelling' });
+  } catch (error) {
+    // It has just ended by itself: then the state is another.
+    if (toRomulusError(error).code !== 'ERR_GUEST_QMP_REFUSED') throw error;
   }
 }
 

@@ -53,7 +53,9 @@ export function streamHead(
   configuration: Uint8Array,
   smallBlocks: readonly Omit<SmallBlock, 'content'>[],
 ): Uint8Array {
-  assert(configuration[0] === SECTION.configuration, 'the configuration begins with its type');
+  // Empty where the machine was told to send none (send-configuration=off).
+  const isSection = configuration[0] === SECTION.configuration;
+  assert(isSection || configuration.byteLength === 0, 'a configuration begins with its type');
   const totalBytes = smallBlocks.reduce((sum, block) => sum + block.bytes, 0);
   assert(totalBytes % STREAM_PAGE_BYTES === 0, 'blocks are whole pages');
   const parts: Uint8Array[] = [
@@ -72,24 +74,41 @@ export function streamHead(
   return joinBytes(parts);
 }
 
-/** The pages of the small blocks, as RAM's end section. */
-export function smallBlocksEnd(smallBlocks: readonly SmallBlock[]): Uint8Array {
-  const parts: Uint8Array[] = [Uint8Array.of(SECTION.end), u32Bytes(RAM_SECTION_ID)];
-  for (const block of smallBlocks) {
-    assert(block.content.byteLength >= block.bytes, `the content of ${block.name} is too short`);
-    for (let offset = 0; offset < block.bytes; offset += STREAM_PAGE_BYTES) {
-      const isFirst = offset === 0;
-      const page = block.content.subarray(offset, offset + STREAM_PAGE_BYTES);
-      const value = page[0] ?? 0;
-      const isFill = isFilledWith(page, value);
-      const flags = (isFill ? RAM_FLAG.fill : RAM_FLAG.page) | (isFirst ? 0 : RAM_FLAG.sameBlock);
-      parts.push(recordWord(offset, flags));
-      if (isFirst) parts.push(nameBytes(block.name));
-      parts.push(isFill ? Uint8Array.of(value) : page);
-    }
+/** One page that goes into a stream. */
+export interface StreamPage {
+  readonly block: string;
+  readonly offset: number;
+  /** STREAM_PAGE_BYTES long. */
+  readonly content: Uint8Array;
+}
+
+/** Pages as a section of RAM: `part` may be followed by more, `end` is the last. */
+export function ramSection(phase: 'part' | 'end', pages: Iterable<StreamPage>): Uint8Array {
+  const parts: Uint8Array[] = [Uint8Array.of(SECTION[phase]), u32Bytes(RAM_SECTION_ID)];
+  let blockBefore: string | null = null;
+  for (const { block, offset, content } of pages) {
+    assert(content.byteLength === STREAM_PAGE_BYTES, 'a stream carries whole pages');
+    const value = content[0] ?? 0;
+    const isFill = isFilledWith(content, value);
+    const isSame = block === blockBefore;
+    const flags = (isFill ? RAM_FLAG.fill : RAM_FLAG.page) | (isSame ? RAM_FLAG.sameBlock : 0);
+    parts.push(recordWord(offset, flags));
+    if (!isSame) parts.push(nameBytes(block));
+    parts.push(isFill ? Uint8Array.of(value) : content);
+    blockBefore = block;
   }
   parts.push(endOfRamData());
   return joinBytes(parts);
+}
+
+/** All used pages of the blocks, in order. */
+export function* pagesOf(blocks: readonly SmallBlock[]): Iterable<StreamPage> {
+  for (const { name, bytes, content } of blocks) {
+    assert(content.byteLength >= bytes, `the content of ${name} is too short`);
+    for (let offset = 0; offset < bytes; offset += STREAM_PAGE_BYTES) {
+      yield { block: name, offset, content: content.subarray(offset, offset + STREAM_PAGE_BYTES) };
+    }
+  }
 }
 
 /** What goes out after the device sections: a description that says nothing. */
@@ -100,7 +119,7 @@ export function streamTail(): Uint8Array {
 
 function* pieces(options: SynthesizeOptions, devices: Uint8Array): Iterable<Uint8Array> {
   yield streamHead(options.configuration, options.smallBlocks);
-  yield smallBlocksEnd(options.smallBlocks);
+  yield ramSection('end', pagesOf(options.smallBlocks));
   yield devices;
   yield streamTail();
 }

@@ -1,0 +1,269 @@
+/**
+ * A QEMU that waits on the backup to become the machine, in the middle of an incoming migration.
+ *
+ * Its stream is ours. The constant part (configuration, list of small blocks) goes out as soon as it
+ * lives, so a machine that differs from the primary's is refused then and not at the failover. The
+ * contents of the small blocks follow in the background. At promotion what is left is the pages of
+ * small blocks that changed meanwhile, the device sections, and the description:
+ *
+ *   prepared            while it waits                    start
+ *   head, all pages ... part: changed pages, now and then ... end: changed pages, devices, tail
+ *
+ * Main RAM is never mentioned in the stream: QEMU has the memory mapped that replication writes.
+ *
+ * It does not know the primary's pages or epochs; when `start` is called, all memory is as it should
+ * be, and nobody writes it any more.
+ */
+import type { Duplex } from 'node:stream';
+import { RomulusError, toRomulusError } from '../../../base/errors.ts';
+import type { QmpClient } from '../qmp/qmp-client.ts';
+import { checkDeviceState, deviceSectionsOf } from '../stream/device-state.ts';
+import { ramSection, streamHead, streamTail } from '../stream/writer.ts';
+import type { BackupBlock } from './backup-memory.ts';
+import type { BackupProcess } from './backup-process.ts';
+import { SmallBlockFeed } from './small-block-feed.ts';
+
+/** How long loading the device state may take, milliseconds. */
+export const START_RUNNING_TIMEOUT_MS = 10_000;
+/** How often small blocks are looked at while it waits, milliseconds. */
+export const FEED_INTERVAL_MS = 250;
+/** Bytes that may wait in our stream before feeding pauses. */
+const FEED_WAITING_BYTES_MAX = 4 * 1024 * 1024;
+
+/** What a start consisted of, milliseconds. */
+export interface StartTimes {
+  /** Checking the device state and finding what changed in small blocks. */
+  readonly readyMs: number;
+  /** From the call until the vCPUs ran. */
+  readonly runningMs: number;
+  /** Pages of small blocks that were still to be sent. */
+  readonly pageCount: number;
+}
+
+/** A small block: how much of which memory travels in the stream. */
+export interface StreamedBlock {
+  readonly name: string;
+  readonly usedBytes: number;
+  readonly fd: number;
+}
+
+export interface IncomingParts {
+  readonly process: BackupProcess;
+  readonly monitor: QmpClient;
+  readonly blocks: readonly BackupBlock[];
+  readonly smallBlocks: readonly StreamedBlock[];
+  /** The configuration section that the primary sent. */
+  readonly configuration: Uint8Array;
+  readonly controlPath: string;
+  /** Removes what stands in the file system. */
+  readonly cleanUp: () => Promise<void>;
+}
+
+type State = 'waiting' | 'starting' | 'running' | 'failed' | 'discarded';
+
+/** The machine as it runs after the start, before anybody attached to it. */
+export class StartedQemu {
+  readonly pid: number;
+  readonly times: StartTimes;
+  readonly #process: BackupProcess;
+
+  constructor(process: BackupProcess, times: StartTimes) {
+    this.pid = process.pid;
+    this.#process = process;
+    this.times = times;
+  }
+
+  /** Kills it; it is gone when this resolves. Idempotent. */
+  async fence(): Promise<void> {
+    await this.#process.kill();
+  }
+
+  /** Lets go; there is nothing to let go of any more. */
+  async detach(): Promise<void> {
+    await Promise.resolve();
+  }
+}
+
+/** A prepared QEMU. Made by `prepareIncomingQemu`. */
+export class IncomingQemu {
+  readonly pid: number;
+  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  readonly controlPath: string;
+  /** Disk and net of QEMU are not replicated yet. */
+  readonly disk: null = null;
+  readonly netSocketPath: null = null;
+  readonly #parts: IncomingParts;
+  readonly #feed: SmallBlockFeed;
+  #state: State = 'waiting';
+  #feedTimer: NodeJS.Timeout | null = null;
+  #onLost: ((why: string) => void) | null = null;
+  #lost: string | null = null;
+
+  /** Takes over all parts. `begin` comes next. */
+  constructor(parts: IncomingParts) {
+    this.#parts = parts;
+    this.pid = parts.process.pid;
+    this.controlPath = parts.controlPath;
+    this.blocks = parts.blocks.map(({ id, bytes, memory }) => ({ id, bytes, fd: memory.fd }));
+    this.#feed = new SmallBlockFeed(parts.smallBlocks);
+    parts.process.onEnd((how) => {
+      if (this.#state !== 'waiting') return;
+      this.#stopFeeding();
+      this.#lost = `the waiting QEMU ended (${how}): ${parts.process.lastWords}`;
+      this.#onLost?.(this.#lost);
+    });
+  }
+
+  /**
+   * Sends the constant part of the stream; resolves when QEMU has accepted it.
+   * @throws {RomulusError} ERR_GUEST_START with QEMU's own words when its machine is another.
+   */
+  async begin(): Promise<void> {
+    const { smallBlocks, configuration, monitor, process } = this.#parts;
+    const sizes = smallBlocks.map(({ name, usedBytes }) => ({ name, bytes: usedBytes }));
+    await written(this.#parts.process.stream, [
+      streamHead(configuration, sizes),
+      ramSection('part', this.#feed.allPages()),
+    ]);
+    try {
+      // Answers come from the same loop that reads the stream: by the second, it has read it.
+      for (let round = 0; round < 2; round += 1) await monitor.command('query-status');
+    } catch (error) {
+      const cause = toRomulusError(error);
+      await process.kill();
+      throw startError(`it did not accept the primary's machine: ${process.lastWords}`, cause);
+    }
+    this.#feedTimer = setInterval(() => {
+      this.#feedSome();
+    }, FEED_INTERVAL_MS);
+    this.#feedTimer.unref();
+  }
+
+  /** Called at most once, when the waiting QEMU ends without our doing. */
+  onLost(listener: (why: string) => void): void {
+    this.#onLost = listener;
+    const why = this.#lost;
+    if (why !== null) queueMicrotask(() => listener(why));
+  }
+
+  /**
+   * Feeds the rest of the stream; resolves when the vCPUs run.
+   * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT, and then it still waits and may be started with
+   *   another state; ERR_GUEST_START when QEMU refuses: then it is dead.
+   */
+  async start(deviceState: Uint8Array): Promise<StartedQemu> {
+    if (this.#state !== 'waiting' || this.#lost !== null) {
+      const what = this.#lost === null ? this.#state : 'lost';
+      throw new RomulusError('ERR_GUEST_STATE', `the prepared machine was ${what} before`, {
+        remedy: 'Prepare another one.',
+      });
+    }
+    const calledMs = performance.now();
+    checkDeviceState(deviceState);
+    this.#state = 'starting';
+    this.#stopFeeding();
+    const { process, monitor } = this.#parts;
+    const pages = this.#feed.changedPages();
+    const rest = [ramSection('end', pages), deviceSectionsOf(deviceState), streamTail()];
+    const readyMs = performance.now() - calledMs;
+    try {
+      const running = untilRunning(process, monitor);
+      await Promise.all([written(process.stream, rest), running.promise]).finally(running.stop);
+    } catch (error) {
+      this.#state = 'failed';
+      const cause = toRomulusError(error);
+      await process.kill();
+      throw startError(`it did not come up: ${cause.message}: ${process.lastWords}`, cause);
+    }
+    const runningMs = performance.now() - calledMs;
+    this.#state = 'running';
+    // QEMU serves one client on a socket: whoever attaches next needs it.
+    monitor.close();
+    return new StartedQemu(process, { readyMs, runningMs, pageCount: pages.length });
+  }
+
+  /** As in IncomingGuest; after a start it only lets go of the memory's mappings. */
+  async discard(): Promise<void> {
+    if (this.#state === 'discarded') return;
+    const isRunning = this.#state === 'running';
+    this.#state = 'discarded';
+    this.#stopFeeding();
+    const { process, monitor, blocks, cleanUp } = this.#parts;
+    if (!isRunning) {
+      monitor.close();
+      await process.kill();
+      await cleanUp();
+    }
+    for (const { memory } of blocks) memory.close();
+  }
+
+  #feedSome(): void {
+    const { stream } = this.#parts.process;
+    if (stream.destroyed || stream.writableLength > FEED_WAITING_BYTES_MAX) return;
+    const pages = this.#feed.nextChangedPages();
+    if (pages.length > 0) stream.write(ramSection('part', pages));
+  }
+
+  #stopFeeding(): void {
+    if (this.#feedTimer !== null) clearInterval(this.#feedTimer);
+    this.#feedTimer = null;
+  }
+}
+
+/** Writes the pieces in one go; resolves when they were handed to the kernel. */
+async function written(stream: Duplex, pieces: readonly Uint8Array[]): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    stream.write(Buffer.concat(pieces), (error) => {
+      if (error instanceof Error) reject(error);
+      else resolve();
+    });
+  });
+}
+
+/** Waits for the event that the vCPUs run, the end of QEMU, or the end of patience. */
+function untilRunning(
+  process: BackupProcess,
+  monitor: QmpClient,
+): { promise: Promise<void>; stop: () => void } {
+  const stops: (() => void)[] = [];
+  const promise = new Promise<void>((resolve, reject) => {
+    stops.push(
+      monitor.onEvent(({ event }) => {
+        if (event === 'RESUME') resolve();
+      }),
+      process.onEnd((how) => {
+        reject(new Error(`it ended (${how})`));
+      }),
+    );
+    const timer = setTimeout(() => {
+      reject(new Error(`it did not run within ${START_RUNNING_TIMEOUT_MS} ms`));
+    }, START_RUNNING_TIMEOUT_MS);
+    stops.push(() => {
+      clearTimeout(timer);
+    });
+  });
+  return {
+    promise,
+    stop: () => {
+      for (const stop of stops) stop();
+    },
+  };
+}
+
+/** The error of a QEMU that cannot become the machine. */
+export function startError(why: string, cause?: unknown): RomulusError {
+  return new RomulusError('ERR_GUEST_START', `the backup's QEMU cannot be used: ${why}`, {
+    remedy: remedyFor(why),
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+function remedyFor(why: string): string {
+  if (/machine type/i.test(why)) {
+    return 'Install a QEMU on this host that has the machine type (`-machine help`).';
+  }
+  if (/Unknown ramblock|Size mismatch|Unknown savevm|Missing section/i.test(why)) {
+    return "Make the backup's QEMU the same machine: same devices, same firmware files.";
+  }
+  return "Look at QEMU's own words in the message; correct the mapping or this host.";
+}
