@@ -18,6 +18,9 @@ constexpr napi_type_tag kCaptureTag = {0x524f4d554c555343ULL, 0x4150545552453031
 struct Holder {
   std::unique_ptr<Capture> capture;
   std::shared_ptr<StagedPages> staged = std::make_shared<StagedPages>();
+  std::shared_ptr<StagedPages> ahead = std::make_shared<StagedPages>();
+
+  void Forget() { *staged = *ahead = StagedPages{}; }
 };
 
 Holder& Held(const Napi::Value& value) {
@@ -45,6 +48,13 @@ uint32_t PageNumber(const Napi::Value& value, const char* name) {
   return static_cast<uint32_t>(number);
 }
 
+void Report(const CaptureStats& stats, const Napi::Value& target) {
+  auto out = target.As<Napi::Float64Array>();
+  const double values[] = {static_cast<double>(stats.pages), static_cast<double>(stats.runs),
+                           static_cast<double>(stats.scan_ns), static_cast<double>(stats.copy_ns)};
+  for (size_t i = 0; i < 4 && i < out.ElementLength(); ++i) out[i] = values[i];
+}
+
 // (tracker, block, memory | undefined, threads) -> handle
 Napi::Value Create(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
@@ -67,29 +77,44 @@ Napi::Value Take(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     Holder& holder = Held(info[0]);
     Capture& capture = Open(info[0]);
-    *holder.staged = StagedPages{};
+    holder.Forget();
     const CaptureStats stats =
         capture.Take(PageNumber(info[1], "fromPage"), PageNumber(info[2], "pageCount"),
                      info[3].ToBoolean());
     *holder.staged = capture.staged();
-    auto out = info[4].As<Napi::Float64Array>();
-    const double values[] = {static_cast<double>(stats.pages), static_cast<double>(stats.runs),
-                             static_cast<double>(stats.scan_ns), static_cast<double>(stats.copy_ns)};
-    for (size_t i = 0; i < 4 && i < out.ElementLength(); ++i) out[i] = values[i];
+    *holder.ahead = capture.staged_ahead();
+    Report(stats, info[4]);
+    return info.Env().Undefined();
+  });
+}
+
+// (handle, stats: Float64Array(4)), while the machine runs. What it staged shows after the next Take.
+Napi::Value TakeAhead(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    Holder& holder = Held(info[0]);
+    Capture& capture = Open(info[0]);
+    holder.Forget();
+    Report(capture.TakeAhead(), info[1]);
     return info.Env().Undefined();
   });
 }
 
 // External<StagedPages>: what the encoder takes. It follows the capture from one Take to the next.
+Napi::Value Wrap(Napi::Env env, const std::shared_ptr<StagedPages>& staged) {
+  auto* kept = new std::shared_ptr<StagedPages>(staged);
+  auto handle = Napi::External<StagedPages>::New(
+      env, kept->get(),
+      [](Napi::Env, StagedPages*, std::shared_ptr<StagedPages>* hint) { delete hint; }, kept);
+  handle.TypeTag(&kStagedPagesTag);
+  return handle;
+}
+
 Napi::Value Staged(const Napi::CallbackInfo& info) {
-  return AtBorder(info.Env(), [&] {
-    auto* kept = new std::shared_ptr<StagedPages>(Held(info[0]).staged);
-    auto handle = Napi::External<StagedPages>::New(
-        info.Env(), kept->get(),
-        [](Napi::Env, StagedPages*, std::shared_ptr<StagedPages>* hint) { delete hint; }, kept);
-    handle.TypeTag(&kStagedPagesTag);
-    return handle;
-  });
+  return AtBorder(info.Env(), [&] { return Wrap(info.Env(), Held(info[0]).staged); });
+}
+
+Napi::Value StagedAhead(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] { return Wrap(info.Env(), Held(info[0]).ahead); });
 }
 
 Napi::Value StagedIndexes(const Napi::CallbackInfo& info) {
@@ -116,7 +141,7 @@ Napi::Value StagedPage(const Napi::CallbackInfo& info) {
 Napi::Value Trim(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     Holder& holder = Held(info[0]);
-    *holder.staged = StagedPages{};
+    holder.Forget();
     Open(info[0]).Trim();
     return info.Env().Undefined();
   });
@@ -125,7 +150,7 @@ Napi::Value Trim(const Napi::CallbackInfo& info) {
 Napi::Value Close(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     Holder& holder = Held(info[0]);
-    *holder.staged = StagedPages{};
+    holder.Forget();
     holder.capture.reset();
     return info.Env().Undefined();
   });
@@ -136,7 +161,9 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
 void InitCapture(Napi::Env env, Napi::Object exports) {
   exports.Set("captureCreate", Napi::Function::New(env, Create));
   exports.Set("captureTake", Napi::Function::New(env, Take));
+  exports.Set("captureTakeAhead", Napi::Function::New(env, TakeAhead));
   exports.Set("captureStaged", Napi::Function::New(env, Staged));
+  exports.Set("captureStagedAhead", Napi::Function::New(env, StagedAhead));
   exports.Set("captureStagedIndexes", Napi::Function::New(env, StagedIndexes));
   exports.Set("captureStagedPage", Napi::Function::New(env, StagedPage));
   exports.Set("captureTrim", Napi::Function::New(env, Trim));

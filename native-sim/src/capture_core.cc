@@ -50,9 +50,9 @@ uint8_t* Reserve(size_t bytes) {
 
 }  // namespace
 
-Staging::Staging(uint32_t page_count)
-    : data_bytes_(size_t{page_count} * kPageBytes),
-      index_bytes_(WholePages(size_t{page_count} * sizeof(uint32_t))),
+Staging::Staging(uint64_t page_count)
+    : data_bytes_(page_count * kPageBytes),
+      index_bytes_(WholePages(page_count * sizeof(uint32_t))),
       populated_bytes_(std::min(data_bytes_, kPopulatedBytesMax)) {
   data_ = Reserve(data_bytes_);
   try {
@@ -87,7 +87,8 @@ Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
       range_(range),
       page_count_(range < tracker_->ranges().size() ? tracker_->PageCount(range) : 0),
       memory_(std::move(memory)),
-      staging_(std::max<uint32_t>(page_count_, 1)),
+      // Twice the block: every page may be staged ahead and once more.
+      staging_(2 * std::max<uint64_t>(page_count_, 1)),
       crew_(threads) {
   if (page_count_ == 0) {
     throw Failure("ERR_USAGE_RANGE", "the tracker has no block " + std::to_string(range),
@@ -110,7 +111,11 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   }
   CaptureStats stats;
   staged_ = StagedPages{};
-  staged_count_ = 0;
+  if (full || !is_ahead_pending_) {
+    staged_ahead_ = StagedPages{};
+    is_ahead_pending_ = false;
+  }
+  staged_begin_ = staged_end_ = staged_ahead_.count;
   // A full capture runs beside the guest and must not be urgent, so it does without the helper too.
   std::optional<Urgent> urgent;
   if (!full) urgent.emplace();
@@ -121,14 +126,34 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
     FindDirty(first_page, page_count, stats);
   }
   tracker_->CheckAlive();
-  const uint64_t found = NowNs();
-  CopyStaged(full);
-  const uint64_t copied = NowNs();
-  staged_ = StagedPages{staging_.page_index(), staging_.data(), staged_count_};
-  stats.pages = staged_count_;
-  stats.scan_ns = found - begin;
-  stats.copy_ns = copied - found;
+  staged_ = Finish(begin, NowNs(), full, stats);
+  is_ahead_pending_ = false;
   return stats;
+}
+
+CaptureStats Capture::TakeAhead() {
+  CaptureStats stats;
+  // Pages of an earlier one that no pause followed are still nobody's.
+  if (is_ahead_pending_ || !tracker_->exact_while_running()) return stats;
+  staged_ = StagedPages{};
+  staged_ahead_ = StagedPages{};
+  staged_begin_ = staged_end_ = 0;
+  const uint64_t begin = NowNs();
+  FindDirty(0, page_count_, stats);
+  staged_ahead_ = Finish(begin, NowNs(), true, stats);
+  is_ahead_pending_ = true;
+  return stats;
+}
+
+StagedPages Capture::Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, CaptureStats& stats) {
+  CopyStaged(alone);
+  const StagedPages staged{staging_.page_index() + staged_begin_,
+                           staging_.data() + staged_begin_ * kPageBytes,
+                           staged_end_ - staged_begin_};
+  stats.pages = staged.count;
+  stats.scan_ns = found_ns - begin_ns;
+  stats.copy_ns = NowNs() - found_ns;
+  return staged;
 }
 
 void Capture::FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& stats) {
@@ -209,20 +234,21 @@ void Capture::FindPopulated(uint32_t first_page, uint32_t page_count, CaptureSta
 }
 
 void Capture::Stage(const PageRuns& runs) {
-  uint32_t* next = staging_.page_index() + staged_count_;
+  uint32_t* next = staging_.page_index() + staged_end_;
   for (const PageRun& run : runs) {
     for (uint32_t page = run.first_page; page < run.first_page + run.page_count; ++page) {
       *next++ = page;
     }
-    staged_count_ += run.page_count;
+    staged_end_ += run.page_count;
   }
 }
 
 void Capture::CopyStaged(bool alone) {
-  const auto parts = static_cast<uint32_t>((staged_count_ + kCopyPartPages - 1) / kCopyPartPages);
+  const size_t count = staged_end_ - staged_begin_;
+  const auto parts = static_cast<uint32_t>((count + kCopyPartPages - 1) / kCopyPartPages);
   const auto copy = [this, alone](uint32_t part) {
-    const size_t first = size_t{part} * kCopyPartPages;
-    const size_t end = std::min(staged_count_, first + kCopyPartPages);
+    const size_t first = staged_begin_ + size_t{part} * kCopyPartPages;
+    const size_t end = std::min(staged_end_, first + kCopyPartPages);
     if (memory_) {
       CopyMapped(first, end, alone);
     } else {

@@ -6,13 +6,19 @@
 // process_vm_readv where there is none. Two phases, each shared by two threads when it is worth it:
 // scan by address range, then copy by page count.
 //
-// The staging area is reserved once at the block's full size, so it can never overflow; only what is
+// The staging area is reserved once at twice the block's full size, so it can never overflow; only what is
 // used takes memory, and Trim gives back what one large capture left.
 //
 // A `full` capture copies every populated page of a part of the block and begins tracking anew for
 // it first, so that what is written meanwhile is dirty later. Holes of mapped memory are skipped:
 // they are zero pages. A full capture may run while the machine does: it keeps to one thread of
 // ordinary priority. Any other capture is paid by a guest that stands still and goes first.
+//
+// TakeAhead is a capture of the dirty pages while the machine still runs, one thread of ordinary
+// priority, whose pages are kept: the next Take stages after them only what was written since, so a
+// pause pays for the last moments alone. A page may then be staged twice; the later copy counts, and
+// of a page that is only in the first list no byte changed since, because tracking of it began anew
+// before it was copied. It needs a tracker that is exact while the machine runs.
 //
 // After a Failure of Take the pages taken from the tracker are known to nobody any more: the next
 // capture must be full. Threads: one at a time. Plain C++.
@@ -39,7 +45,7 @@ struct CaptureStats {
 // The arrays behind StagedPages.
 class Staging {
  public:
-  explicit Staging(uint32_t page_count);
+  explicit Staging(uint64_t page_count);
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
   ~Staging();
@@ -64,14 +70,21 @@ class Capture {
           int threads);
 
   CaptureStats Take(uint32_t first_page, uint32_t page_count, bool full);
+  CaptureStats TakeAhead();
   const StagedPages& staged() const { return staged_; }
+  // What TakeAhead staged for this Take.
+  const StagedPages& staged_ahead() const { return staged_ahead_; }
   uint32_t page_count() const { return page_count_; }
-  void Trim() { staging_.Trim(); }
+  // Pages that wait for a Take stay.
+  void Trim() {
+    if (!is_ahead_pending_) staging_.Trim();
+  }
 
  private:
   void FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void FindPopulated(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void Stage(const PageRuns& runs);
+  StagedPages Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, CaptureStats& stats);
   void CopyStaged(bool alone);
   // Through the cache when the pages are encoded right after; past it when a guest waits, whose own
   // working set lies there.
@@ -84,7 +97,12 @@ class Capture {
   std::shared_ptr<MappedMemory> memory_;
   Staging staging_;
   StagedPages staged_;
-  size_t staged_count_ = 0;
+  StagedPages staged_ahead_;
+  // The list being staged begins here, after what TakeAhead left, and ends there.
+  size_t staged_begin_ = 0;
+  size_t staged_end_ = 0;
+  // TakeAhead's pages wait for a Take.
+  bool is_ahead_pending_ = false;
   // Found to be data, not a hole, by an earlier part of a full capture. Only that is remembered: a
   // hole may have been filled since, and a page taken for one would be lost.
   DataExtent known_data_{0, 0};

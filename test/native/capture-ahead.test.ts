@@ -1,0 +1,85 @@
+/**
+ * Copying ahead of a pause on a real machine that writes all the time: the image kept from both
+ * lists of every epoch equals the machine's RAM at every stop, also when a pause did not come about.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
+import { Capture } from '../../src/native/capture.ts';
+import { hostFacts } from '../../src/native/host.ts';
+import { Memory } from '../../src/native/memory.ts';
+import { Baseline, PageImage } from '../../src/native/page-store.ts';
+import { Tracker } from '../../src/native/tracker.ts';
+import { infoOf, MachineKit } from '../guests/sim/machine-kit.ts';
+
+const BYTES = 32 * MIB;
+const EPOCHS = 20;
+const EPOCH_MS = 10;
+const { userfaultfd, pagemapScan } = hostFacts();
+
+let kit: MachineKit;
+beforeEach(async () => {
+  kit = new MachineKit();
+  await kit.open();
+});
+afterEach(() => kit.close());
+
+test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
+  'an image from pages copied ahead and in the pause follows the machine, %d thread(s)',
+  async (threads) => {
+    const machine = await kit.start({ workload: 'random', memoryBytes: BYTES });
+    const control = await kit.control(machine.socketPath);
+    const info = await infoOf(control);
+    const own = <T extends { close(): void }>(resource: T): T => {
+      kit.onClose(() => resource.close());
+      return resource;
+    };
+    const sharedPath = `/proc/${info.pid}/fd/${info.ramFd}`;
+    const ram = own(Memory.map({ path: sharedPath, bytes: BYTES, writable: false }));
+    const image = own(Memory.create({ name: 'image', bytes: BYTES }));
+    const pages = new PageImage({ memory: image, blockId: 0 });
+    const tracker = own(
+      new Tracker({
+        pid: info.pid,
+        ranges: [{ address: info.ramAddress, bytes: BYTES }],
+        kind: 'uffd-wp',
+      }),
+    );
+    const capture = own(new Capture({ tracker, block: 0, memory: ram, threads }));
+    const baseline = own(new Baseline({ pages: BYTES / PAGE_BYTES }));
+    const take = (staged: ReturnType<Capture['staged']>, epoch: number): void => {
+      const { batches } = baseline.encode(staged, { blockId: 0, epoch, mode: 'delta' });
+      for (const batch of batches) pages.apply(batch);
+    };
+    capture.capture({ full: true });
+    take(capture.staged(), 0);
+    let aheadPages = 0;
+    for (let epoch = 1; epoch <= EPOCHS; epoch += 1) {
+      await sleep(EPOCH_MS);
+      aheadPages += capture.captureAhead().pages;
+      if (epoch % 5 === 0) {
+        // The pause was refused: what was copied waits for the next one.
+        expect(capture.captureAhead().pages).toBe(0);
+        await sleep(EPOCH_MS);
+      }
+      await control.command('stop');
+      capture.capture();
+      take(capture.stagedAhead(), epoch);
+      take(capture.staged(), epoch);
+      expect(image.compare(ram), `epoch ${epoch}`).toBe(-1);
+      await control.command('cont');
+    }
+    expect(aheadPages).toBeGreaterThan(0);
+    // Nothing of an old list is left when there was none for this pause.
+    await control.command('stop');
+    capture.capture();
+    take(capture.staged(), EPOCHS + 1);
+    const { rawBytes } = baseline.encode(capture.stagedAhead(), {
+      blockId: 0,
+      epoch: EPOCHS + 1,
+      mode: 'delta',
+    });
+    expect(rawBytes).toBe(0);
+    expect(image.compare(ram)).toBe(-1);
+  },
+);
