@@ -16,6 +16,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   romulus::InitPageDelta(env, exports);
   romulus::InitPageStore(env, exports);
   romulus::InitSimOracle(env, exports);
+  romulus::InitQmpPause(env, exports);
   romulus::InitThreadFiles(env, exports);
   romulus::InitBenchSupport(env, exports);
   return exports;

@@ -12,6 +12,7 @@ void InitCapture(Napi::Env env, Napi::Object exports);
 void InitPageDelta(Napi::Env env, Napi::Object exports);
 void InitPageStore(Napi::Env env, Napi::Object exports);
 void InitSimOracle(Napi::Env env, Napi::Object exports);
+void InitQmpPause(Napi::Env env, Napi::Object exports);
 void InitThreadFiles(Napi::Env env, Napi::Object exports);
 void InitBenchSupport(Napi::Env env, Napi::Object exports);
 

@@ -32,3 +32,9 @@ export const SIM_EXECUTABLE: string = new URL(
   '../../native-sim/build/Release/romulus-sim',
   import.meta.url,
 ).pathname;
+
+/** Where the guardian's executable stands. */
+export const GUARDIAN_EXECUTABLE: string = new URL(
+  '../../native-sim/build/Release/romulus-guardian',
+  import.meta.url,
+).pathname;
