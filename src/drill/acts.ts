@@ -3,7 +3,7 @@
  * the invariants alone cannot tell (who was fenced, who declared itself unprotected).
  */
 import { unreachable } from '../base/assert.ts';
-import { isProcessAlive } from '../guests/sim/process.ts';
+import { isProcessAlive } from '../guests/process.ts';
 import type { NodeEvent } from '../engine/status.ts';
 import type { Check } from './checks.ts';
 import type { PromotedEvent } from './node-process.ts';

@@ -42,43 +42,75 @@ export interface MachineDisk {
   readonly imagePath: string;
 }
 
-/** A machine that runs and can be checkpointed. */
-export interface Guest {
-  readonly descriptor: GuestDescriptor;
+/** One pause, as the machine went through it. Times are milliseconds. */
+export interface PauseReport extends SuspendReport {
+  /** Device and CPU state at the instant it stopped. */
+  readonly deviceState: Uint8Array;
+  /** From asking it to stop until it confirmed that it runs again. */
+  readonly pauseMs: number;
+  /** From asking it to stop until it stood. */
+  readonly stopMs: number;
+  /** How long the device state was still waited for when the capture was done. */
+  readonly stateMs: number;
+  readonly resumeMs: number;
+}
+
+/** A running machine, as far as ending it or letting go of it goes. */
+export interface RunningGuest {
   readonly pid: number;
-  readonly blocks: readonly RamBlock[];
-  readonly disk: MachineDisk | null;
-  /** Unix socket of the machine's net. */
-  readonly netSocketPath: string;
-  /**
-   * Stops the vCPUs at an instruction boundary.
-   * @throws {RomulusError} ERR_GUEST_CANNOT_SUSPEND when it cannot now (the epoch is skipped),
-   *   ERR_GUEST_LOST when the machine is gone.
-   */
-  suspend(): Promise<SuspendReport>;
-  /** Device and CPU state; only while suspended. May run beside the page copy. */
-  saveDeviceState(): Promise<Uint8Array>;
-  resume(): Promise<void>;
   /** Ends the machine for good: it must neither run nor be heard again. Idempotent. */
   fence(): Promise<void>;
   /** Lets go of the machine and leaves it running as it was found. Idempotent. */
   detach(): Promise<void>;
-  /** Called at most once, when the machine is gone without our doing. */
-  onLost(listener: (why: string) => void): void;
+}
+
+/** Why a machine can no longer be protected as it was. */
+export interface GuestLoss {
+  readonly why: string;
+  /**
+   * `died`: it is gone without anybody's wish, its copy must take over. `ended`: its user or its own
+   * system switched it off, and nothing must start it again. `changed`: it lives, but is not the
+   * machine that was attached to any more (a device came or went): attach again.
+   */
+  readonly kind: 'died' | 'ended' | 'changed';
+}
+
+/** A machine that runs and can be checkpointed. */
+export interface Guest extends RunningGuest {
+  readonly descriptor: GuestDescriptor;
+  readonly blocks: readonly RamBlock[];
+  readonly disk: MachineDisk | null;
+  /** Unix socket of the machine's net; null when its output is not held by us. */
+  readonly netSocketPath: string | null;
+  /** Where the machine reports its dirty pages itself, for the tracker `mprotect`. */
+  readonly trackerSocketPath: string | null;
+  /**
+   * Stops the vCPUs at an instruction boundary, calls `whileStopped` once they stand, saves the
+   * device state beside it, and lets the machine run on, whatever fails in between.
+   * @throws {RomulusError} ERR_GUEST_CANNOT_SUSPEND when it cannot stop now, `whileStopped` was not
+   *   called and nothing is captured (the epoch is skipped); ERR_GUEST_LOST when the machine is
+   *   gone; and what `whileStopped` throws.
+   */
+  pause(whileStopped: () => void): Promise<PauseReport>;
+  /** Called at most once, when the machine can no longer be checkpointed, without our doing. */
+  onLost(listener: (loss: GuestLoss) => void): void;
 }
 
 /** A machine prepared on the backup: memory in place, vCPUs not yet started. */
 export interface IncomingGuest {
+  readonly pid: number;
   /** Descriptors of the blocks' memory, by block id: the backup applies pages into these. */
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   /** Descriptor of the disk's replica; null when the machine has no disk. */
   readonly disk: { readonly fd: number; readonly bytes: number } | null;
   /** Where the machine will be controlled once it runs. */
   readonly controlPath: string;
-  /** Unix socket of the machine's net, open already while it waits. */
-  readonly netSocketPath: string;
+  /** Unix socket of the machine's net, open already while it waits; null when it has none of ours. */
+  readonly netSocketPath: string | null;
   /** Loads the device state and starts the vCPUs. Resolves when they run. */
-  start(deviceState: Uint8Array): Promise<Guest>;
+  start(deviceState: Uint8Array): Promise<RunningGuest>;
   /** Gives the prepared machine up. Idempotent. */
   discard(): Promise<void>;
+  /** Called at most once, when the waiting machine is gone without our doing. */
+  onLost(listener: (why: string) => void): void;
 }

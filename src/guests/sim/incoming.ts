@@ -82,6 +82,7 @@ export class IncomingSim implements IncomingGuest {
   /** The disk's memory: replicated disk writes go in here. */
   readonly disk: Memory;
   readonly #parts: IncomingParts;
+  #onLost: ((why: string) => void) | null = null;
   #state: 'waiting' | 'started' | 'discarded' = 'waiting';
 
   /** Takes over all parts. */
@@ -93,6 +94,7 @@ export class IncomingSim implements IncomingGuest {
     this.ram = parts.ram;
     this.disk = parts.disk;
     this.blocks = [{ id: 0, fd: parts.ram.fd, bytes: parts.ram.bytes }];
+    void this.#watch(parts.machine);
   }
 
   async start(deviceState: Uint8Array): Promise<SimGuest> {
@@ -110,6 +112,15 @@ export class IncomingSim implements IncomingGuest {
       throw error;
     }
     return new SimGuest(this.#parts.control, this.#parts.info);
+  }
+
+  async #watch(machine: SimProcess): Promise<void> {
+    const how = await machine.ended;
+    if (this.#state === 'waiting') this.#onLost?.(`the waiting machine ended (${how})`);
+  }
+
+  onLost(listener: (why: string) => void): void {
+    this.#onLost = listener;
   }
 
   /** As in IncomingGuest; after a start it only lets go of the memory's mappings. */

@@ -1,22 +1,25 @@
 /**
  * A running simulated machine as a Guest: the reference implementation of that interface.
  *
- * `suspend` asks for the device state in the same write as the stop, so that the state is on its
- * way while the pages are copied; `saveDeviceState` takes it from there. If this process dies
- * while the machine is suspended, the machine notices the closed socket and goes on by itself.
+ * A pause asks for the device state in the same write as the stop, so that the state is on its way
+ * while the pages are copied. If this process dies while the machine is suspended, the machine
+ * notices the closed socket and goes on by itself.
  */
 import { rm } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError } from '../../base/errors.ts';
-import type { Guest, GuestDescriptor, MachineDisk, RamBlock, SuspendReport } from '../guest.ts';
+import type {
+  Guest,
+  GuestDescriptor,
+  GuestLoss,
+  MachineDisk,
+  PauseReport,
+  RamBlock,
+  SuspendReport,
+} from '../guest.ts';
 import { SimControl } from './control.ts';
 import { describeSim, parseSimInfo, type SimInfo } from './info.ts';
-import { isProcessAlive, processStartTime } from './process.ts';
-
-/** How long a killed machine may take to be gone, milliseconds. */
-export const FENCE_TIMEOUT_MS = 5000;
-const FENCE_POLL_MS = 1;
+import { endProcess, processStartTime } from '../process.ts';
 
 export interface AttachSimOptions {
   /** The machine's control socket. */
@@ -52,7 +55,7 @@ export class SimGuest implements Guest {
   readonly #control: SimControl;
   readonly #startTime: string | null;
   #state: Promise<Buffer> | null = null;
-  #onLost: ((why: string) => void) | null = null;
+  #onLost: ((loss: GuestLoss) => void) | null = null;
   #fenced = false;
 
   /** Takes over the connection. */
@@ -79,7 +82,7 @@ export class SimGuest implements Guest {
       },
     ];
     control.onEnd((error) => {
-      this.#onLost?.(error.message);
+      this.#onLost?.({ kind: 'died', why: error.message });
       this.#onLost = null;
     });
   }
@@ -94,6 +97,33 @@ export class SimGuest implements Guest {
     await this.#control.command(`rate ${stepsPerSecond}`);
   }
 
+  async pause(whileStopped: () => void): Promise<PauseReport> {
+    const askedMs = performance.now();
+    const report = await this.suspend();
+    const stoppedMs = performance.now();
+    let capturedMs: number;
+    let savedMs: number;
+    let deviceState: Uint8Array;
+    try {
+      whileStopped();
+      capturedMs = performance.now();
+      deviceState = await this.saveDeviceState();
+      savedMs = performance.now();
+    } finally {
+      await this.resume();
+    }
+    const resumedMs = performance.now();
+    return {
+      ...report,
+      deviceState,
+      pauseMs: resumedMs - askedMs,
+      stopMs: stoppedMs - askedMs,
+      stateMs: savedMs - capturedMs,
+      resumeMs: resumedMs - savedMs,
+    };
+  }
+
+  /** Stops the vCPU; `saveDeviceState` and `resume` follow. `pause` is made of these three. */
   async suspend(): Promise<SuspendReport> {
     let stopped: Promise<string> | undefined;
     this.#control.together(() => {
@@ -110,10 +140,12 @@ export class SimGuest implements Guest {
     }
   }
 
+  /** The state that `suspend` asked for. */
   async saveDeviceState(): Promise<Uint8Array> {
     return this.#state ?? this.#control.stateOf('save');
   }
 
+  /** Lets the vCPU run on. */
   async resume(): Promise<void> {
     this.#state = null;
     await this.#control.command('cont');
@@ -122,25 +154,7 @@ export class SimGuest implements Guest {
   async fence(): Promise<void> {
     if (this.#fenced) return;
     this.#onLost = null;
-    // SIGKILL and not `quit`: a frozen or wedged machine must end too. The start time makes sure
-    // that the number still names the process we attached to.
-    if (this.#startTime !== null && processStartTime(this.pid) === this.#startTime) {
-      killProcess(this.pid);
-    }
-    const deadline = performance.now() + FENCE_TIMEOUT_MS;
-    while (isProcessAlive(this.pid) && processStartTime(this.pid) === this.#startTime) {
-      if (performance.now() > deadline) {
-        throw new RomulusError(
-          'ERR_GUEST_FENCE',
-          `the machine (process ${this.pid}) did not end within ${FENCE_TIMEOUT_MS} ms`,
-          {
-            remedy: 'End it by hand (kill -9) before starting the copy.',
-            details: { pid: this.pid },
-          },
-        );
-      }
-      await sleep(FENCE_POLL_MS);
-    }
+    await endProcess(this.pid, this.#startTime);
     this.#fenced = true;
     this.#control.close();
     await removeSockets(this.socketPath);
@@ -154,9 +168,9 @@ export class SimGuest implements Guest {
     this.#control.close();
   }
 
-  onLost(listener: (why: string) => void): void {
+  onLost(listener: (loss: GuestLoss) => void): void {
     if (this.#control.ended !== null && !this.#fenced) {
-      listener(this.#control.ended.message);
+      listener({ kind: 'died', why: this.#control.ended.message });
       return;
     }
     this.#onLost = listener;
@@ -167,15 +181,6 @@ export class SimGuest implements Guest {
 export async function removeSockets(socketPath: string): Promise<void> {
   for (const suffix of ['', '.net', '.disk', '.tracker']) {
     await rm(`${socketPath}${suffix}`, { force: true });
-  }
-}
-
-function killProcess(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    // Gone already: what we wanted.
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
   }
 }
 

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MIB } from '../../../src/base/units.ts';
 import { type IncomingSim, prepareIncomingSim } from '../../../src/guests/sim/incoming.ts';
 import { SIM_WORKLOADS } from '../../../src/guests/sim/info.ts';
-import { isProcessAlive } from '../../../src/guests/sim/process.ts';
+import { isProcessAlive } from '../../../src/guests/process.ts';
 import { attachSim, type SimGuest } from '../../../src/guests/sim/sim-guest.ts';
 import { Memory } from '../../../src/native/memory.ts';
 import { infoOf, MachineKit, runToStep, until } from './machine-kit.ts';
@@ -93,15 +93,33 @@ describe('SimGuest', () => {
     await guest.resume();
   });
 
+  it('pauses around a capture, and runs on when that fails', async () => {
+    const machine = await kit.start();
+    const guest = await attach(machine.socketPath);
+    let stood = 0;
+    const report = await guest.pause(() => {
+      stood += 1;
+    });
+    expect(stood).toBe(1);
+    expect(report.deviceState).toHaveLength(69_632);
+    expect(report.pauseMs).toBeGreaterThanOrEqual(report.stopMs);
+    const failing = (): void => {
+      throw new Error('no capture today');
+    };
+    await expect(guest.pause(failing)).rejects.toThrow('no capture today');
+    expect((await guest.info()).running).toBe(true);
+  });
+
   it('says once that the machine is lost', async () => {
     const machine = await kit.start();
     const guest = await attach(machine.socketPath);
     const lost: string[] = [];
-    guest.onLost((why) => lost.push(why));
+    guest.onLost((loss) => lost.push(`${loss.kind}: ${loss.why}`));
     machine.kill('SIGKILL');
     await until('it was noticed', () => lost.length > 0);
     await expect(guest.suspend()).rejects.toMatchObject({ code: 'ERR_GUEST_LOST' });
     expect(lost).toHaveLength(1);
+    expect(lost[0]).toMatch(/^died: /);
     await guest.fence();
     expect(existsSync(machine.socketPath)).toBe(false);
   });
@@ -111,7 +129,7 @@ describe('SimGuest', () => {
       const machine = await kit.start();
       const guest = await attach(machine.socketPath);
       const lost: string[] = [];
-      guest.onLost((why) => lost.push(why));
+      guest.onLost((loss) => lost.push(`${loss.kind}: ${loss.why}`));
       if (frozen) machine.kill('SIGSTOP');
       await guest.fence();
       await guest.fence();

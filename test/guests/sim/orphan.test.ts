@@ -1,7 +1,7 @@
 /** What becomes of an incoming machine when the process that prepared it is killed. */
 import { spawn } from 'node:child_process';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { isProcessAlive } from '../../../src/guests/sim/process.ts';
+import { isProcessAlive } from '../../../src/guests/process.ts';
 import { attachSim } from '../../../src/guests/sim/sim-guest.ts';
 import { MachineKit, until } from './machine-kit.ts';
 

@@ -1,0 +1,71 @@
+/**
+ * A machine's process: facts about it from /proc (proc_pid_stat(5)), and its end. A process id alone
+ * may name another process by the time it is used; together with the start time it does not.
+ */
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { RomulusError } from '../base/errors.ts';
+
+/** How long a killed machine may take to be gone, milliseconds: its memory is torn down first. */
+export const FENCE_TIMEOUT_MS = 10_000;
+const FENCE_POLL_MS = 1;
+
+const STATE_FIELD = 0;
+const START_TIME_FIELD = 19;
+
+/** When the process started, in the kernel's ticks; null when there is no such process. */
+export function processStartTime(pid: number): string | null {
+  return fieldsOf(pid)?.[START_TIME_FIELD] ?? null;
+}
+
+/** Whether the process can still run: it exists and is neither a zombie nor dead. */
+export function isProcessAlive(pid: number): boolean {
+  const state = fieldsOf(pid)?.[STATE_FIELD];
+  return state !== undefined && state !== 'Z' && state !== 'X';
+}
+
+/**
+ * Kills the process that had this number and start time, and waits until it is gone. SIGKILL and
+ * nothing gentler: a frozen or wedged machine must end too.
+ * @throws {RomulusError} ERR_GUEST_FENCE when it does not end in time.
+ */
+export async function endProcess(pid: number, startTime: string | null): Promise<void> {
+  if (startTime === null || processStartTime(pid) !== startTime) return;
+  kill(pid);
+  const deadlineMs = performance.now() + FENCE_TIMEOUT_MS;
+  while (isProcessAlive(pid) && processStartTime(pid) === startTime) {
+    if (performance.now() > deadlineMs) {
+      throw new RomulusError(
+        'ERR_GUEST_FENCE',
+        `the machine (process ${pid}) did not end within ${FENCE_TIMEOUT_MS} ms`,
+        {
+          remedy: 'End it by hand (kill -9) before starting the copy.',
+          details: { pid },
+        },
+      );
+    }
+    await sleep(FENCE_POLL_MS);
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    // Gone already: what we wanted.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** The fields after the command's name, which may hold spaces and parentheses itself. */
+function fieldsOf(pid: number): string[] | null {
+  let text: string;
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ESRCH') return null;
+    throw error;
+  }
+  return text.slice(text.lastIndexOf(')') + 2).split(' ');
+}
