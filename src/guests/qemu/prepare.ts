@@ -1,0 +1,79 @@
+/**
+ * From a primary's description to a QEMU that waits to become the machine: checks that this host can
+ * run it, builds its command line, starts it. What is refused is refused before anything starts.
+ */
+import { RomulusError } from '../../base/errors.ts';
+import type { GuestDescriptor } from '../guest.ts';
+import { prepareIncomingQemu } from './incoming.ts';
+import type { IncomingQemu } from './incoming/incoming-qemu.ts';
+import { refusalsOnBackup } from './profile/backup-check.ts';
+import { incomingCommandLine } from './profile/command-line.ts';
+import type { QemuMapping } from './profile/mapping.ts';
+import { type QemuProfile, qemuProfileSchema } from './profile/profile.ts';
+import { refuseIfAny } from './profile/refusals.ts';
+
+/** Where the RAM is checked to fit when no directory is named: what holds memory without a file. */
+const DEFAULT_RAM_DIRECTORY = '/dev/shm';
+
+export interface PrepareQemuOptions {
+  readonly descriptor: GuestDescriptor;
+  /** Where the machine's sockets and files go. */
+  readonly directory: string;
+  readonly binary?: string;
+  readonly mapping?: QemuMapping;
+  /** On tmpfs or hugetlbfs; ordinary memory without a file when left out. */
+  readonly ramDirectory?: string;
+}
+
+/**
+ * Prepares the machine.
+ * @throws {RomulusError} ERR_GUEST_REFUSED with everything that stands against it on this host;
+ *   ERR_GUEST_DESCRIPTOR, and those of `incomingCommandLine` and `prepareIncomingQemu`.
+ */
+export async function prepareQemu(options: PrepareQemuOptions): Promise<IncomingQemu> {
+  const { descriptor, directory, binary, mapping, ramDirectory } = options;
+  const profile = readProfile(descriptor);
+  const ours = {
+    directory,
+    ...(binary !== undefined && { binary }),
+    ...(mapping !== undefined && { mapping }),
+  };
+  refuseIfAny(
+    profile.name,
+    await refusalsOnBackup(profile, {
+      ...ours,
+      ramDirectory: ramDirectory ?? DEFAULT_RAM_DIRECTORY,
+    }),
+  );
+  return await prepareIncomingQemu({
+    descriptor,
+    directory,
+    ...(ramDirectory !== undefined && { ramDirectory }),
+    commandLine: ({ qmpPath, ramPaths }) =>
+      incomingCommandLine(profile, { ...ours, qmpPath, ram: byBackend(profile, ramPaths) }),
+  });
+}
+
+function readProfile(descriptor: GuestDescriptor): QemuProfile {
+  const { data, error } = qemuProfileSchema.safeParse(descriptor.profile);
+  if (data !== undefined) return data;
+  const [issue] = error.issues;
+  throw new RomulusError(
+    'ERR_GUEST_DESCRIPTOR',
+    `the primary's description of its QEMU cannot be used: ${issue?.path.join('.')}: ${issue?.message}`,
+    { remedy: 'Run the same version of Romulus on both hosts.' },
+  );
+}
+
+/** The profile names memory by backend, the list of blocks by block. */
+function byBackend(
+  profile: QemuProfile,
+  ramPaths: ReadonlyMap<string, string>,
+): Record<string, string> {
+  return Object.fromEntries(
+    profile.memory.flatMap(({ backendId, blockName }) => {
+      const path = ramPaths.get(blockName);
+      return path === undefined ? [] : [[backendId, path]];
+    }),
+  );
+}

@@ -1,0 +1,265 @@
+/**
+ * A running, stock QEMU machine as a Guest.
+ *
+ * It is held by its QMP socket alone. A pause is one native conversation on that socket; between
+ * pauses QMP events tell what the machine's user and its own system do to it, and those always win:
+ * a machine that somebody else paused is not checkpointed and never resumed by us, a machine that is
+ * switched off is not started again by its copy. A `stop` that its user sends while a pause of ours
+ * lasts cannot be told from our own and is undone by our `cont` (docs/QEMU.md).
+ *
+ * Devices that come and go are noticed within `WATCH_MS`: a copy prepared before would not fit, so
+ * the machine must be attached to anew.
+ */
+import { RomulusError } from '../../base/errors.ts';
+import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
+import type { Guest, GuestDescriptor, GuestLoss, PauseReport, RamBlock } from '../guest.ts';
+import { endProcess, isProcessAlive, processStartTime } from '../process.ts';
+import type { Guardian } from './guardian.ts';
+import type { QmpEvent } from './qmp/messages.ts';
+import type { QmpClient } from './qmp/qmp-client.ts';
+import type { StateFile } from './state-file.ts';
+import { checkDeviceState, type DeviceSection } from './stream/device-state.ts';
+
+/** How long QEMU may take to stop, save or resume; a slow disk's flush is part of stopping. */
+export const PAUSE_TIMEOUT_MS = 10_000;
+/** How long it may take to resume after something went wrong. */
+export const RESCUE_TIMEOUT_MS = 60_000;
+/** How long a pause waits for commands of ours that QEMU has not answered yet. */
+export const IDLE_WAIT_MS = 200;
+/** How often it is asked whether it is still the machine that was attached to. */
+export const WATCH_MS = 1000;
+
+/** What of a machine must not change under us; compared as text. */
+export type MachineFingerprint = (qmp: QmpClient) => Promise<string>;
+
+export interface QemuGuestParts {
+  readonly qmp: QmpClient;
+  readonly pid: number;
+  readonly descriptor: GuestDescriptor;
+  readonly blocks: readonly RamBlock[];
+  readonly guardian: Guardian;
+  readonly stateFile: StateFile;
+  readonly isRunning: boolean;
+  readonly fingerprint: MachineFingerprint;
+  readonly fingerprintNow: string;
+}
+
+/** A QEMU machine under our eyes. Made by `attachQemu`. */
+export class QemuGuest implements Guest {
+  readonly descriptor: GuestDescriptor;
+  readonly pid: number;
+  readonly blocks: readonly RamBlock[];
+  /** Mirroring the disk and holding the network's output are rooms of their own. */
+  readonly disk = null;
+  readonly netSocketPath = null;
+  readonly trackerSocketPath = null;
+  readonly #parts: QemuGuestParts;
+  readonly #pauser: QmpPause;
+  readonly #startTime: string | null;
+  readonly #watch: NodeJS.Timeout;
+  #isRunning: boolean;
+  #why = 'its user paused it';
+  #loss: GuestLoss | null = null;
+  #onLost: ((loss: GuestLoss) => void) | null = null;
+  #sections: string | null = null;
+  #isOver = false;
+
+  /** Takes over all parts. */
+  constructor(parts: QemuGuestParts) {
+    this.#parts = parts;
+    this.descriptor = parts.descriptor;
+    this.pid = parts.pid;
+    this.blocks = parts.blocks;
+    this.#isRunning = parts.isRunning;
+    this.#startTime = processStartTime(parts.pid);
+    this.#pauser = new QmpPause({
+      descriptor: parts.qmp.descriptor,
+      inPause: parts.guardian.inPause,
+      statePath: parts.stateFile.path,
+      timeoutMs: PAUSE_TIMEOUT_MS,
+      rescueMs: RESCUE_TIMEOUT_MS,
+    });
+    parts.qmp.onEvent((event) => this.#onEvent(event));
+    parts.qmp.onEnd((error) => this.#onEnd(error.message));
+    this.#watch = setInterval(() => void this.#look(), WATCH_MS);
+    this.#watch.unref();
+  }
+
+  async pause(whileStopped: () => void): Promise<PauseReport> {
+    this.#mustLive();
+    await this.#becomeIdle();
+    if (!this.#isRunning) throw notRunning(this.#why);
+    const { qmp, stateFile } = this.#parts;
+    let taken: PauseTaken;
+    try {
+      taken = this.#pauser.take(whileStopped);
+    } catch (error) {
+      qmp.feed(this.#pauser.takeForeign());
+      throw error;
+    }
+    qmp.feed(taken.foreign);
+    this.#judge(taken);
+    const deviceState = stateFile.read();
+    this.#compareSections(checkDeviceState(deviceState));
+    return {
+      framesSent: 0,
+      diskWrites: 0,
+      position: 0,
+      deviceState,
+      pauseMs: taken.resumedMs,
+      stopMs: taken.stoppedMs,
+      stateMs: taken.savedMs - taken.capturedMs,
+      resumeMs: taken.resumedMs - taken.savedMs,
+    };
+  }
+
+  async fence(): Promise<void> {
+    this.#end();
+    await endProcess(this.pid, this.#startTime);
+  }
+
+  async detach(): Promise<void> {
+    this.#end();
+    await Promise.resolve();
+  }
+
+  onLost(listener: (loss: GuestLoss) => void): void {
+    if (this.#loss !== null) listener(this.#loss);
+    else this.#onLost = listener;
+  }
+
+  #end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#onLost = null;
+    clearInterval(this.#watch);
+    this.#parts.guardian.dismiss();
+    this.#parts.qmp.close();
+    this.#parts.stateFile.close();
+  }
+
+  /** @throws {RomulusError} for every outcome but a whole pause. */
+  #judge(taken: PauseTaken): void {
+    switch (taken.outcome) {
+      case 'done':
+        return;
+      case 'notRunning':
+        this.#isRunning = false;
+        throw notRunning(this.#why);
+      case 'stopRefused':
+        throw notRunning(`QEMU refused to stop it: ${taken.refusal.trim()}`);
+      case 'saveRefused':
+        throw new RomulusError(
+          'ERR_GUEST_STATE_SAVE',
+          `QEMU could not save the device state: ${taken.refusal.trim()}`,
+          { remedy: 'Make room in /dev/shm; if there is, see what QEMU says.' },
+        );
+      case 'timeout':
+        throw new RomulusError(
+          'ERR_TIMEOUT_GUEST_CONTROL',
+          `QEMU (process ${this.pid}) did not answer within ${PAUSE_TIMEOUT_MS} ms; cont was sent`,
+          {
+            remedy:
+              'See what holds QEMU up: a disk or a network file system that hangs, most likely.',
+          },
+        );
+      case 'contRefused':
+        throw new RomulusError(
+          'ERR_GUEST_RESUME',
+          `QEMU refused to resume the machine: ${taken.refusal.trim()}`,
+          { remedy: 'See `query-status` and resume it by hand.' },
+        );
+      case 'lost':
+        throw this.#lostError();
+    }
+  }
+
+  /** A device that came or went shows in the very next state. */
+  #compareSections(sections: readonly DeviceSection[]): void {
+    const names = sections.map(({ name, instance }) => `${name}#${instance}`).join();
+    this.#sections ??= names;
+    if (names === this.#sections) return;
+    this.#lose({ kind: 'changed', why: 'a device came or went' });
+    throw this.#lostError();
+  }
+
+  async #becomeIdle(): Promise<void> {
+    const deadlineMs = performance.now() + IDLE_WAIT_MS;
+    while (!this.#parts.qmp.idle) {
+      this.#mustLive();
+      if (performance.now() > deadlineMs) throw notRunning('QEMU is slow to answer');
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  #onEvent({ event, data }: QmpEvent): void {
+    switch (event) {
+      case 'STOP':
+        this.#isRunning = false;
+        return;
+      case 'RESUME':
+        this.#isRunning = true;
+        return;
+      case 'SHUTDOWN':
+        return this.#lose({
+          kind: 'ended',
+          why: `the machine was switched off (${reasonOf(data)})`,
+        });
+      case 'DEVICE_DELETED':
+        void this.#look();
+        return;
+      default:
+    }
+  }
+
+  #onEnd(why: string): void {
+    const alive = isProcessAlive(this.pid) && processStartTime(this.pid) === this.#startTime;
+    this.#lose(
+      alive
+        ? { kind: 'changed', why: `QEMU (process ${this.pid}) hung up its QMP socket: ${why}` }
+        : { kind: 'died', why: `QEMU (process ${this.pid}) is gone: ${why}` },
+    );
+  }
+
+  /** Asks whether the machine is still the one that was attached to. */
+  async #look(): Promise<void> {
+    const { qmp, fingerprint, fingerprintNow } = this.#parts;
+    if (this.#isOver || this.#loss !== null || !qmp.idle) return;
+    try {
+      if ((await fingerprint(qmp)) === fingerprintNow) return;
+      this.#lose({ kind: 'changed', why: 'devices or memory came or went' });
+    } catch (error) {
+      // A QEMU that is gone tells so through the connection's end; a slow one is asked again.
+      if (qmp.ended === null && this.#loss === null) this.#why = String(error);
+    }
+  }
+
+  #lose(loss: GuestLoss): void {
+    if (this.#isOver || this.#loss !== null) return;
+    this.#loss = loss;
+    this.#onLost?.(loss);
+    this.#onLost = null;
+  }
+
+  #mustLive(): void {
+    if (this.#isOver || this.#parts.qmp.ended !== null) throw this.#lostError();
+  }
+
+  #lostError(): RomulusError {
+    return new RomulusError(
+      'ERR_GUEST_LOST',
+      this.#loss?.why ?? `the connection to QEMU (process ${this.pid}) is over`,
+      { remedy: 'Check whether the machine still runs; if it ended, start it or fail over.' },
+    );
+  }
+}
+
+function reasonOf(data: Readonly<Record<string, unknown>>): string {
+  return typeof data['reason'] === 'string' ? data['reason'] : 'no reason given';
+}
+
+function notRunning(why: string): RomulusError {
+  return new RomulusError('ERR_GUEST_CANNOT_SUSPEND', `the machine cannot be suspended: ${why}`, {
+    remedy: 'Nothing needs to be done: it is checkpointed again as soon as it runs.',
+  });
+}

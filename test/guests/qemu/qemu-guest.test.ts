@@ -1,0 +1,199 @@
+/** A stock QEMU under our eyes: pauses, what its user does meanwhile, and what happens when we die. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, test } from 'vitest';
+import { attachQemu } from '../../../src/guests/qemu/attach.ts';
+import type { GuestLoss } from '../../../src/guests/guest.ts';
+import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
+import type { QemuGuest } from '../../../src/guests/qemu/qemu-guest.ts';
+import { checkDeviceState } from '../../../src/guests/qemu/stream/device-state.ts';
+import { isProcessAlive } from '../../../src/guests/process.ts';
+import { Capture } from '../../../src/native/capture.ts';
+import { Tracker } from '../../../src/native/tracker.ts';
+import { requireQemu } from '../../support/qemu/require-qemu.ts';
+import {
+  type GuestOptions,
+  type RunningGuest,
+  startGuest,
+} from '../../support/qemu/start-guest.ts';
+
+const hasQemu = await requireQemu();
+const EVENTUALLY_MS = 10_000;
+
+const cleanups: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+
+async function start(options: GuestOptions = {}): Promise<RunningGuest> {
+  const machine = await startGuest({ memoryMib: 128, run: ['counter'], ...options });
+  cleanups.push(() => machine.stop());
+  return machine;
+}
+
+async function attach(machine: RunningGuest): Promise<QemuGuest> {
+  const guest = await attachQemu({ qmpPath: machine.qmpPath });
+  cleanups.push(() => guest.detach());
+  return guest;
+}
+
+/** A machine with a second monitor, as its user would have one. */
+async function startForUser(
+  extraArgs: readonly string[] = [],
+): Promise<{ machine: RunningGuest; user: QmpClient }> {
+  const directory = mkdtempSync(join(tmpdir(), 'romulus-user-'));
+  cleanups.push(() => rmSync(directory, { recursive: true, force: true }));
+  const path = join(directory, 'user.qmp');
+  const machine = await start({
+    extraArgs: ['-qmp', `unix:${path},server=on,wait=off`, ...extraArgs],
+  });
+  const user = await QmpClient.connect(path);
+  cleanups.push(() => user.close());
+  return { machine, user };
+}
+
+async function eventually<T>(attempt: () => Promise<T>): Promise<T> {
+  const deadlineMs = performance.now() + EVENTUALLY_MS;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (performance.now() > deadlineMs) throw error;
+      await sleep(5);
+    }
+  }
+}
+
+function lossOf(guest: QemuGuest): Promise<GuestLoss> {
+  return new Promise((resolve) => guest.onLost(resolve));
+}
+
+describe.runIf(hasQemu)('a running QEMU', () => {
+  test('pauses, gives its state, and runs on; nothing of ours is left after detaching', async () => {
+    const machine = await start();
+    const before = readdirSync('/dev/shm').length;
+    const guest = await attach(machine);
+    expect(guest.pid).toBe(machine.pid);
+    expect(guest.descriptor.blocks.map(({ name }) => name)).toContain('pc.bios');
+    for (let round = 0; round < 5; round += 1) {
+      let stood = false;
+      const report = await guest.pause(() => {
+        stood = true;
+      });
+      expect(stood).toBe(true);
+      expect(checkDeviceState(report.deviceState).length).toBeGreaterThan(10);
+      expect(report.pauseMs).toBeGreaterThan(0);
+    }
+    const here = machine.serial.lines.length;
+    await machine.serial.waitFor('more lines', (text) => text.startsWith('c '), {
+      after: here,
+      withinMs: 5000,
+    });
+    await guest.detach();
+    expect(readdirSync('/dev/shm').length).toBe(before);
+  });
+
+  test('runs on when the capture inside its pause fails', async () => {
+    const machine = await start();
+    const guest = await attach(machine);
+    const failing = (): void => {
+      throw new Error('no capture today');
+    };
+    await expect(guest.pause(failing)).rejects.toThrow('no capture today');
+    // The conversation is in step again.
+    expect((await guest.pause(() => undefined)).deviceState.byteLength).toBeGreaterThan(1000);
+  });
+
+  test('is neither checkpointed nor resumed while its user has paused it', async () => {
+    const { machine, user } = await startForUser();
+    const guest = await attach(machine);
+    await user.command('stop');
+    for (let round = 0; round < 3; round += 1)
+      await expect(guest.pause(() => undefined)).rejects.toMatchObject({
+        code: 'ERR_GUEST_CANNOT_SUSPEND',
+      });
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    await user.command('cont');
+    const report = await eventually(() => guest.pause(() => undefined));
+    expect(report.deviceState.byteLength).toBeGreaterThan(1000);
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  test('tells a power-off by its own system from a death', async () => {
+    const machine = await start();
+    const lost = lossOf(await attach(machine));
+    await machine.command('poweroff').catch(() => undefined);
+    expect(await lost).toMatchObject({ kind: 'ended' });
+
+    const other = await start();
+    const died = lossOf(await attach(other));
+    process.kill(other.pid, 'SIGKILL');
+    expect(await died).toMatchObject({ kind: 'died' });
+  });
+
+  test('is another machine once a device was plugged in', async () => {
+    const { machine, user } = await startForUser(['-device', 'pcie-root-port,id=port0']);
+    const guest = await attach(machine);
+    await guest.pause(() => undefined);
+    const lost = lossOf(guest);
+    await user.command('device_add', { driver: 'virtio-rng-pci', id: 'late', bus: 'port0' });
+    await expect(guest.pause(() => undefined)).rejects.toMatchObject({ code: 'ERR_GUEST_LOST' });
+    expect(await lost).toMatchObject({ kind: 'changed' });
+  });
+
+  test('ends when it is fenced', async () => {
+    const machine = await start();
+    const guest = await attach(machine);
+    await guest.fence();
+    expect(isProcessAlive(machine.pid)).toBe(false);
+  });
+
+  test('reboots under protection: firmware tables written anew are seen by the tracker', async () => {
+    const machine = await start();
+    const guest = await attach(machine);
+    const tracker = new Tracker({
+      pid: guest.pid,
+      ranges: guest.blocks.map(({ address, bytes }) => ({ address, bytes })),
+      kind: 'auto',
+    });
+    cleanups.push(() => tracker.close());
+    const captures = guest.blocks.map((_, block) => new Capture({ tracker, block, threads: 1 }));
+    cleanups.push(() => {
+      for (const capture of captures) capture.close();
+    });
+    for (const capture of captures) capture.capture({ full: true });
+    const here = machine.serial.lines.length;
+    await machine.command('reboot').catch(() => undefined);
+    await machine.serial.waitFor('second boot', (text) => text.startsWith('ready'), {
+      after: here,
+      withinMs: 60_000,
+    });
+    let pages = 0;
+    await guest.pause(() => {
+      for (const capture of captures) pages += capture.capture().pages;
+    });
+    expect(pages).toBeGreaterThan(100);
+  });
+});
+
+describe.runIf(hasQemu)('the guardian', () => {
+  test('lets a machine run on whose engine died between stop and cont', async () => {
+    const { machine, user } = await startForUser();
+    const child = spawn(
+      process.execPath,
+      ['--import', 'tsx', new URL('die-in-pause.ts', import.meta.url).pathname, machine.qmpPath],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    const [said] = (await once(child.stdout, 'data')) as [Buffer];
+    expect(String(said)).toBe('paused\n');
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    child.kill('SIGKILL');
+    await eventually(async () => {
+      expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+    });
+  });
+});
