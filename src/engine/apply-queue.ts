@@ -51,13 +51,10 @@ export class ApplyQueue {
     return this.#backlogBytes;
   }
 
-  async prepare(
-    incoming: IncomingGuest,
-    disk: { readonly fd: number; readonly bytes: number } | null,
-  ): Promise<void> {
+  async prepare(incoming: IncomingGuest): Promise<void> {
     await this.#thread.call('prepare', {
       blocks: incoming.blocks.map(({ id, fd, bytes }) => ({ id, fd, bytes })),
-      disk,
+      disk: incoming.disk,
       diskSync: this.#options.diskSync,
     });
   }

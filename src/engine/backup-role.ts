@@ -5,6 +5,7 @@ import { Backup } from '../core/backup.ts';
 import { DEFAULT_BACKUP_LIMITS } from '../core/backup-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
 import { assert } from '../base/assert.ts';
+import type { MachineAddress } from '../guests/index.ts';
 import { type Backoff, Redialer } from '../links/redialer.ts';
 import { dialWs } from '../links/ws.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
@@ -20,11 +21,11 @@ const REDIAL_BACKOFF: Backoff = { firstMs: 10, maxMs: 250 };
 
 /** A machine that was started here by a promotion, with what already holds on to it. */
 export interface PromotedMachine {
-  readonly socketPath: string;
+  readonly address: MachineAddress;
   readonly instance: Instance;
   readonly word: RegisterWord;
   readonly epoch: number;
-  readonly net: MachineSocket;
+  readonly net: MachineSocket | null;
 }
 
 export class BackupRole implements Role {
@@ -55,6 +56,7 @@ export class BackupRole implements Role {
       dial: (signal) => dialWs({ url: `ws://${peer.host}:${peer.port}`, signal }),
       prng: new Prng(randomInt(2 ** 32)),
       backoff: REDIAL_BACKOFF,
+      delayMsMin: () => session.restMs,
       onLink: (link) => session.connected(link),
       onDown: (down) => {
         session.linkDown(down.text);
@@ -79,7 +81,7 @@ export class BackupRole implements Role {
       const { instance, word, epoch, standby } = outcome;
       return {
         kind: 'promoted',
-        machine: { socketPath: standby.socketPath, instance, word, epoch, net: standby.net },
+        machine: { address: standby.address, instance, word, epoch, net: standby.net },
       };
     } finally {
       redialer.stop();

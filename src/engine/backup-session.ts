@@ -21,7 +21,7 @@ import {
 import type { Backup } from '../core/backup.ts';
 import type { BackupEffect, BackupEvent, BackupStateName } from '../core/backup-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
-import type { Guest, GuestDescriptor } from '../guests/guest.ts';
+import type { GuestDescriptor, RunningGuest } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
 import { ApplyQueue } from './apply-queue.ts';
@@ -33,6 +33,9 @@ import { answerRegister } from './register-port.ts';
 import { digestText } from './scrub.ts';
 import { type Standby, prepareStandby } from './standby.ts';
 import { Wakeup } from './wakeup.ts';
+
+/** How long a host that could not hold an image waits before it tries again. */
+const IMAGE_REST_MS = 3000;
 
 export interface BackupSessionOptions {
   readonly parts: NodeParts;
@@ -47,7 +50,7 @@ export type BackupOutcome =
       readonly instance: Instance;
       readonly word: RegisterWord;
       readonly epoch: Epoch;
-      readonly guest: Guest;
+      readonly guest: RunningGuest;
       readonly standby: Standby;
     };
 
@@ -69,10 +72,11 @@ export class BackupSession {
   #standby: Standby | null = null;
   #received = new Map<number, WholeEpoch>();
   #scrubAsked: { readonly linkId: number; readonly epoch: Epoch } | null = null;
-  #guest: Guest | null = null;
+  #guest: RunningGuest | null = null;
   /** What came of the base image. */
   #base = { frames: 0, digest: new PayloadDigest() };
   #bytesReceived = 0;
+  #restUntilMs = 0;
   #decidedAtNs = 0n;
   #verdictAtNs = 0n;
   #verdictWhy = '';
@@ -101,6 +105,11 @@ export class BackupSession {
 
   get core(): Backup {
     return this.#core;
+  }
+
+  /** For how long asking for another image makes no sense: nothing has changed here. */
+  get restMs(): number {
+    return Math.max(0, this.#restUntilMs - nowMs());
   }
 
   get bytesReceived(): number {
@@ -380,17 +389,17 @@ export class BackupSession {
         await previous?.discard();
         this.#standby = await prepareStandby({
           descriptor: welcome.guest,
-          directory: parts.config.stateDirectory,
-          tracker: parts.config.tracker,
+          config: parts.config,
           gate: parts.gate,
           log: this.#log,
         });
-        await this.#apply.prepare(this.#standby.incoming, this.#standby.disk);
+        await this.#apply.prepare(this.#standby.incoming);
       } else await this.#apply.restate();
       this.#step({ kind: 'imagePrepared', linkId, instance });
     } catch (error) {
       const known = toRomulusError(error);
-      this.#log.error({ error: known.toJSON() }, 'no room for an image');
+      this.#log.error({ error: known.toJSON() }, 'this host cannot hold the image');
+      this.#restUntilMs = nowMs() + IMAGE_REST_MS;
       this.#step({ kind: 'imageFailed', linkId, why: known.message });
     }
   }
@@ -461,7 +470,12 @@ export class BackupSession {
       const { instance } = this.#core.status;
       assert(instance !== null, 'an image that is started has a name');
       // Before it runs: an engine that dies right after must find its machine again.
-      parts.saveMachine({ instance, socketPath: standby.socketPath, pid: standby.pid });
+      parts.saveMachine({
+        instance,
+        kind: standby.address.kind,
+        socketPath: standby.address.controlPath,
+        pid: standby.incoming.pid,
+      });
       this.#guest = await standby.incoming.start(state.state);
       this.#runningAtNs = nowNs();
       this.#step({ kind: 'guestStarted', epoch });

@@ -5,24 +5,26 @@
  * pool would be paid by the guest, and outside of it this thread has nothing else to do.
  *
  *     suspend ─► scan + copy (beside the device state) ─► resume ─► delta ─► LZ4 ─► main thread
- *
- * Whatever fails between suspend and resume, resume is sent.
  */
 import { assert } from '../base/assert.ts';
-import { PAGE_BYTES } from '../base/units.ts';
+import { MIB, PAGE_BYTES } from '../base/units.ts';
 import { Compressor } from '../codec/compress.ts';
 import { DEVICE_STATE_BYTES_MAX, PAGE_BATCH_BYTES_MAX } from '../codec/limits.ts';
 import { pageCountOf } from '../codec/messages.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
-import type { Guest, GuestDescriptor, MachineDisk, RamBlock } from '../guests/guest.ts';
-import { attachSim } from '../guests/sim/sim-guest.ts';
+import type { Guest, GuestDescriptor, GuestLoss, MachineDisk, RamBlock } from '../guests/guest.ts';
+import { attachGuest, type MachineAddress } from '../guests/index.ts';
 import { Capture } from '../native/capture.ts';
 import { Memory } from '../native/memory.ts';
 import { useNativeCrc32c } from '../native/native-crc32c.ts';
 import { Baseline, type EncodedPages } from '../native/page-store.ts';
 import { Tracker, type TrackerKind } from '../native/tracker.ts';
+import { AheadPolicy } from './ahead-policy.ts';
 import { nowMs } from './clock.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
+
+/** Blocks from this size on are captured by two threads. */
+const SHARED_WORK_BYTES_MIN = 16 * MIB;
 
 /** The payload of one `pages` or `baseImage` frame, ready for the link. */
 export interface SealedBatch {
@@ -62,6 +64,8 @@ export interface CheckpointResult {
   readonly stopMs: number;
   readonly scanMs: number;
   readonly copyMs: number;
+  /** How long the device state was still waited for when the pages were copied. */
+  readonly stateMs: number;
   readonly resumeMs: number;
 }
 
@@ -73,7 +77,7 @@ export interface SliceResult {
 }
 
 export interface AttachRequest {
-  readonly socketPath: string;
+  readonly address: MachineAddress;
   readonly tracker: TrackerKind | 'auto';
 }
 
@@ -82,17 +86,15 @@ export interface AttachResult {
   readonly trackerKind: TrackerKind;
   readonly pid: number;
   readonly disk: MachineDisk | null;
-  readonly netSocketPath: string;
+  readonly netSocketPath: string | null;
 }
 
 export interface CaptureEvent {
-  readonly kind: 'lost';
-  readonly why: string;
+  readonly loss: GuestLoss;
 }
 
 interface CapturedBlock {
   readonly block: RamBlock;
-  readonly tracker: Tracker;
   readonly capture: Capture;
   readonly baseline: Baseline;
   readonly memory: Memory | null;
@@ -100,8 +102,10 @@ interface CapturedBlock {
 
 interface Attached {
   readonly guest: Guest;
+  readonly tracker: Tracker;
   readonly blocks: readonly CapturedBlock[];
   readonly deviceBaseline: Baseline;
+  readonly ahead: AheadPolicy;
 }
 
 let attached: Attached | null = null;
@@ -154,58 +158,72 @@ function buffersOf(batches: readonly SealedBatch[]): ArrayBuffer[] {
 
 async function attach(request: AttachRequest): Promise<AttachResult> {
   assert(attached === null, 'attached twice');
-  const guest = await attachSim({ socketPath: request.socketPath });
-  const blocks: CapturedBlock[] = [];
+  const guest = await attachGuest(request.address);
+  const cleanups: (() => void)[] = [];
   try {
-    for (const block of guest.blocks) {
-      const tracker = new Tracker({
-        pid: guest.pid,
-        ranges: [{ address: block.address, bytes: block.bytes }],
-        kind: request.tracker,
-        mprotectSocket: `${request.socketPath}.tracker`,
-      });
-      const memory =
-        block.sharedPath === null
-          ? null
-          : Memory.map({ path: block.sharedPath, bytes: block.bytes, writable: false });
-      const capture = new Capture({
-        tracker,
-        block: 0,
-        threads: 2,
-        ...(memory === null ? {} : { memory }),
-      });
-      const baseline = new Baseline({ pages: block.bytes / PAGE_BYTES });
-      blocks.push({ block, tracker, capture, baseline, memory });
-    }
+    const tracker = new Tracker({
+      pid: guest.pid,
+      ranges: guest.blocks.map(({ address, bytes }) => ({ address, bytes })),
+      kind: request.tracker,
+      ...(guest.trackerSocketPath !== null && { mprotectSocket: guest.trackerSocketPath }),
+    });
+    cleanups.push(() => tracker.close());
+    const blocks = guest.blocks.map((block, range) =>
+      captureOf(block, { tracker, range, cleanups }),
+    );
+    attached = {
+      guest,
+      tracker,
+      blocks,
+      deviceBaseline: new Baseline({ pages: DEVICE_STATE_BYTES_MAX / PAGE_BYTES }),
+      ahead: new AheadPolicy(),
+    };
   } catch (error) {
-    releaseBlocks(blocks);
+    for (const cleanup of cleanups.toReversed()) cleanup();
     await guest.detach();
     throw error;
   }
-  guest.onLost((why) => thread.emit({ kind: 'lost', why } satisfies CaptureEvent));
-  attached = {
-    guest,
-    blocks,
-    deviceBaseline: new Baseline({ pages: DEVICE_STATE_BYTES_MAX / PAGE_BYTES }),
-  };
-  const first = blocks[0];
-  assert(first !== undefined, 'a machine without RAM');
+  guest.onLost((loss) => thread.emit({ loss } satisfies CaptureEvent));
   return {
     descriptor: guest.descriptor,
-    trackerKind: first.tracker.kind,
+    trackerKind: attached.tracker.kind,
     pid: guest.pid,
     disk: guest.disk,
     netSocketPath: guest.netSocketPath,
   };
 }
 
-function releaseBlocks(blocks: readonly CapturedBlock[]): void {
-  for (const { tracker, capture, memory, baseline } of blocks) {
+function captureOf(
+  block: RamBlock,
+  context: { tracker: Tracker; range: number; cleanups: (() => void)[] },
+): CapturedBlock {
+  const { tracker, range, cleanups } = context;
+  const memory =
+    block.sharedPath === null
+      ? null
+      : Memory.map({ path: block.sharedPath, bytes: block.bytes, writable: false });
+  if (memory !== null) cleanups.push(() => memory.close());
+  const capture = new Capture({
+    tracker,
+    block: range,
+    // A second thread pays for itself on main memory only.
+    threads: block.bytes >= SHARED_WORK_BYTES_MIN ? 2 : 1,
+    ...(memory !== null && { memory }),
+  });
+  cleanups.push(() => capture.close());
+  const baseline = new Baseline({ pages: block.bytes / PAGE_BYTES });
+  cleanups.push(() => baseline.close());
+  return { block, capture, baseline, memory };
+}
+
+function release({ blocks, tracker, deviceBaseline }: Attached): void {
+  for (const { capture, memory, baseline } of blocks) {
     capture.close();
-    tracker.close();
     memory?.close();
     baseline.close();
   }
+  tracker.close();
+  deviceBaseline.close();
 }
 
 /** Captures one stretch of a block while the guest runs on: the base image, or a later round of it. */
@@ -262,33 +280,31 @@ function resetBaselines(request: { ram: boolean }): void {
 }
 
 async function checkpoint(request: { epoch: number }): Promise<Transferred<CheckpointResult>> {
-  const { guest, blocks, deviceBaseline } = current();
-  const askedMs = nowMs();
-  const report = await guest.suspend();
-  const stoppedMs = nowMs();
+  const { guest, blocks, deviceBaseline, ahead } = current();
   let scanMs = 0;
   let copyMs = 0;
-  let deviceState: Uint8Array;
-  let copiedMs: number;
-  try {
-    const saving = guest.saveDeviceState();
-    // Rejections must have a listener before the synchronous capture runs; awaited just below.
-    saving.catch(() => undefined);
+  let pausePages = 0;
+  let aheadPages = 0;
+  if (ahead.isWorthwhile)
+    for (const { capture } of blocks) aheadPages += capture.captureAhead().pages;
+  const report = await guest.pause(() => {
     for (const { capture } of blocks) {
       const stats = capture.capture({});
+      pausePages += stats.pages;
       scanMs += stats.scanNs / 1e6;
       copyMs += stats.copyNs / 1e6;
     }
-    deviceState = await saving;
-    copiedMs = nowMs();
-  } finally {
-    await guest.resume();
-  }
+  });
+  ahead.record(aheadPages, pausePages);
   const resumedMs = nowMs();
+  const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');
 
-  const results = blocks.map(({ capture, baseline, block }) =>
-    baseline.encode(capture.staged(), { blockId: block.id, epoch: request.epoch, mode: 'delta' }),
+  // A page copied ahead and again in the pause is in both lists; applied in order, the later wins.
+  const results = blocks.flatMap(({ capture, baseline, block }) =>
+    [capture.stagedAhead(), capture.staged()].map((staged) =>
+      baseline.encode(staged, { blockId: block.id, epoch: request.epoch, mode: 'delta' }),
+    ),
   );
   const batches = results.flatMap((result) => seal('pages', result));
   return new Transferred<CheckpointResult>(
@@ -301,11 +317,12 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       deviceState: encodeDeviceState(deviceBaseline, deviceState, request.epoch),
       deviceStateBytes: deviceState.byteLength,
       totals: totalsOf(results, batches, nowMs() - resumedMs),
-      pauseMs: resumedMs - askedMs,
-      stopMs: stoppedMs - askedMs,
+      pauseMs: report.pauseMs,
+      stopMs: report.stopMs,
       scanMs,
       copyMs,
-      resumeMs: resumedMs - copiedMs,
+      stateMs: report.stateMs,
+      resumeMs: report.resumeMs,
     },
     buffersOf(batches),
   );
@@ -340,10 +357,9 @@ async function fence(): Promise<void> {
 
 async function detach(): Promise<void> {
   if (attached === null) return;
-  const { guest, blocks, deviceBaseline } = attached;
+  const { guest } = attached;
+  release(attached);
   attached = null;
-  releaseBlocks(blocks);
-  deviceBaseline.close();
   await guest.detach();
 }
 

@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { RomulusError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
+import { qemuMappingSchema } from '../guests/qemu/profile/mapping.ts';
 
 /** Bounds of the epoch interval; the upper one is what a timer can still hold. */
 export const INTERVAL_MS_MIN = 1;
@@ -21,9 +22,18 @@ const schema = z
     node: z
       .string()
       .regex(/^[A-Za-z0-9._-]{1,64}$/, 'a name of 1 to 64 letters, digits, dots, dashes'),
-    guest: z.enum(['sim']),
-    /** Control socket of the machine to protect; a backup makes its own machine. */
+    guest: z.enum(['sim', 'qemu']),
+    /** The machine to protect; a backup makes its own. */
     simSocket: z.string().min(1).optional(),
+    qmpSocket: z.string().min(1).optional(),
+    /** QEMU's process, when the QMP socket was opened by another one for it. */
+    qemuPid: z.number().int().positive().optional(),
+    /** What a backup starts. */
+    qemuBinary: z.string().min(1).optional(),
+    /** How this host differs from the primary's: paths, sockets, taps. */
+    qemuMapping: qemuMappingSchema.optional(),
+    /** Where a backup keeps the machine's RAM: a directory on tmpfs or hugetlbfs. */
+    ramDirectory: z.string().min(1).optional(),
     listen: endpoint,
     heartbeatListen: endpoint.optional(),
     peer: endpoint.optional(),
@@ -57,8 +67,10 @@ const schema = z
     const complain = (key: string, message: string): void => {
       context.issues.push({ code: 'custom', path: [key], message, input: value });
     };
-    if (value.role === 'protect' && value.simSocket === undefined)
-      complain('simSocket', 'is needed to protect a machine');
+    if (value.role === 'protect' && value.guest === 'sim' && value.simSocket === undefined)
+      complain('simSocket', 'is needed to protect a simulated machine');
+    if (value.role === 'protect' && value.guest === 'qemu' && value.qmpSocket === undefined)
+      complain('qmpSocket', 'is needed to protect a QEMU machine');
     if (value.role === 'backup' && value.peer === undefined)
       complain('peer', 'is needed: the backup dials the primary');
     if (value.queueLowBytes >= value.queueHighBytes)

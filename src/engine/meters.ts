@@ -35,6 +35,8 @@ export class EpochMeters {
   readonly stopMs = new Meter();
   readonly scanMs = new Meter();
   readonly copyMs = new Meter();
+  /** How long the device state was waited for after the capture. */
+  readonly stateMs = new Meter();
   readonly resumeMs = new Meter();
   readonly encodeMs = new Meter();
   /** From the suspend of an epoch to the release of its output. */
@@ -51,6 +53,7 @@ export class EpochMeters {
       this.stopMs,
       this.scanMs,
       this.copyMs,
+      this.stateMs,
       this.resumeMs,
       this.encodeMs,
       this.commitMs,
@@ -64,6 +67,7 @@ export class EpochMeters {
     this.stopMs.record(checkpoint.stopMs);
     this.scanMs.record(checkpoint.scanMs);
     this.copyMs.record(checkpoint.copyMs);
+    this.stateMs.record(checkpoint.stateMs);
     this.resumeMs.record(checkpoint.resumeMs);
     this.encodeMs.record(checkpoint.totals.encodeMs);
     this.bytesRaw += checkpoint.totals.rawBytes;

@@ -8,6 +8,7 @@ import { z } from 'zod';
 
 const schema = z.object({
   instance: z.string().min(1).max(128),
+  kind: z.enum(['sim', 'qemu']).default('sim'),
   socketPath: z.string().min(1),
   pid: z.number().int().positive(),
 });

@@ -13,7 +13,7 @@ import type { Logger } from 'pino';
 import { openArbiter } from '../arbiters/index.ts';
 import { RomulusError } from '../base/errors.ts';
 import { describeWord, force, type Instance, type RegisterWord } from '../core/register.ts';
-import { attachSim } from '../guests/sim/sim-guest.ts';
+import { endGuest, type MachineAddress } from '../guests/index.ts';
 import { type Line, listenLine } from '../nets/line.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import { OutputGate } from '../nets/output-gate.ts';
@@ -33,6 +33,7 @@ const PROGRESS_MS = 200;
 export type RoleOutcome =
   | { readonly kind: 'finished'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
+  | { readonly kind: 'guestChanged'; readonly why: string }
   | { readonly kind: 'fenced'; readonly why: string }
   | { readonly kind: 'promoted'; readonly machine: PromotedMachine };
 
@@ -45,7 +46,7 @@ export interface Role {
 
 /** A machine to be protected: found running, or just promoted. */
 export interface RunningMachine {
-  readonly socketPath: string;
+  readonly address: MachineAddress;
   readonly instance: Instance;
   readonly promoted: PromotedMachine | null;
 }
@@ -170,9 +171,13 @@ export class Node {
           this.#mustHavePeer(outcome.why);
           machine = null;
           break;
+        case 'guestChanged':
+          this.#log.warn(`${outcome.why}: protecting it anew`);
+          machine = machine === null ? null : { ...machine, promoted: null };
+          break;
         case 'promoted': {
           const { machine: promoted } = outcome;
-          machine = { socketPath: promoted.socketPath, instance: promoted.instance, promoted };
+          machine = { address: promoted.address, instance: promoted.instance, promoted };
           break;
         }
       }
@@ -185,7 +190,11 @@ export class Node {
     const living = saved !== null && isRunning(saved.pid) ? saved : null;
     const word = await parts.arbiter.read();
     if (living !== null) {
-      const machine = { socketPath: living.socketPath, instance: living.instance, promoted: null };
+      const machine = {
+        address: addressOf(living),
+        instance: living.instance,
+        promoted: null,
+      };
       if (word?.runner === living.instance) return machine;
       if (word !== null) {
         await this.#endLeftover(living, word);
@@ -195,15 +204,15 @@ export class Node {
       if (this.#config.role === 'protect') return machine;
     }
     if (this.#config.role === 'backup') return null;
-    const { simSocket } = this.#config;
-    if (simSocket === undefined) return null;
+    const address = this.#configured();
+    if (address === null) return null;
     const instance = `${this.#config.node}#${randomBytes(4).toString('hex')}`;
     if (word !== null && !(await this.#takeOver(parts, word, instance))) {
-      await this.#endMachine(simSocket);
+      await this.#endMachine(address);
       this.#mustHavePeer(`the register names ${describeWord(word)}`);
       return null;
     }
-    return { socketPath: simSocket, instance, promoted: null };
+    return { address, instance, promoted: null };
   }
 
   /** A word left by this very node, alone, whose machine is gone: a new machine may take its place. */
@@ -219,18 +228,25 @@ export class Node {
     this.#log.error(why);
     this.#audit.record('fenced', { why });
     this.#emit({ event: 'fenced', why });
-    await this.#endMachine(saved.socketPath);
+    await this.#endMachine(addressOf(saved));
     this.#state.clear();
     this.#mustHavePeer(why);
   }
 
-  async #endMachine(socketPath: string): Promise<void> {
+  /** The machine that the configuration names. */
+  #configured(): MachineAddress | null {
+    const { guest: kind, simSocket, qmpSocket, qemuPid } = this.#config;
+    const controlPath = kind === 'sim' ? simSocket : qmpSocket;
+    if (controlPath === undefined) return null;
+    return { kind, controlPath, ...(qemuPid !== undefined && { pid: qemuPid }) };
+  }
+
+  async #endMachine(address: MachineAddress): Promise<void> {
     try {
-      const guest = await attachSim({ socketPath });
-      await guest.fence();
+      await endGuest(address);
     } catch (error) {
       // A machine that is gone already needs no ending.
-      this.#log.info({ socketPath, error }, 'no machine to end');
+      this.#log.info({ machine: address.controlPath, error }, 'no machine to end');
     }
   }
 
@@ -277,6 +293,10 @@ export class Node {
   #emit(event: NodeEvent): void {
     for (const listener of this.#listeners) listener(event);
   }
+}
+
+function addressOf(saved: SavedMachine): MachineAddress {
+  return { kind: saved.kind, controlPath: saved.socketPath, pid: saved.pid };
 }
 
 /** Without an outside line, what leaves goes nowhere. */

@@ -44,33 +44,32 @@ export class PrimaryRole implements Role {
 
   /** @throws {RomulusError} when the machine cannot be attached to or an address is taken. */
   async run(): Promise<RoleOutcome> {
-    const { socketPath, instance, promoted } = this.#machine;
+    const { address, instance, promoted } = this.#machine;
     const { config } = this.#parts;
     let session: PrimarySession | null = null;
     const capture = new ThreadClient<CaptureMethods, CaptureEvent>(
       workerUrl('./capture-worker', import.meta.url),
       {
         name: 'capture',
-        onEvent: (event) => session?.guestLost(event.why),
+        onEvent: ({ loss }) => session?.guestLost(loss),
         onDeath: (error) => session?.captureLost(error),
       },
     );
     const cleanups: (() => unknown)[] = [() => capture.close()];
     try {
-      const attached = await capture.call('attach', { socketPath, tracker: config.tracker });
+      const attached = await capture.call('attach', { address, tracker: config.tracker });
       cleanups.push(() => capture.call('detach', undefined));
-      this.#parts.saveMachine({ instance, socketPath, pid: attached.pid });
-      const net: MachineSocket =
-        promoted?.net ??
-        (await connectMachineNet({
-          path: attached.netSocketPath,
-          gate: this.#parts.gate,
-          log: this.#parts.log,
-        }));
+      this.#parts.saveMachine({
+        instance,
+        kind: address.kind,
+        socketPath: address.controlPath,
+        pid: attached.pid,
+      });
+      const net = promoted?.net ?? (await this.#connectNet(attached.netSocketPath));
       this.#parts.setMachine(net);
       cleanups.push(() => {
         this.#parts.setMachine(null);
-        net.close();
+        net?.close();
       });
       const heartbeat = await startHeartbeat({
         role: 'primary',
@@ -128,6 +127,12 @@ export class PrimaryRole implements Role {
     }
   }
 
+  async #connectNet(path: string | null): Promise<MachineSocket | null> {
+    if (path === null) return null;
+    const { gate, log } = this.#parts;
+    return await connectMachineNet({ path, gate, log });
+  }
+
   stop(): void {
     this.#stopAsked = true;
     this.#running?.session.shutdown();
@@ -173,6 +178,7 @@ export class PrimaryRole implements Role {
       stopMs: meters.stopMs.spread,
       scanMs: meters.scanMs.spread,
       copyMs: meters.copyMs.spread,
+      stateMs: meters.stateMs.spread,
       resumeMs: meters.resumeMs.spread,
       encodeMs: meters.encodeMs.spread,
       commitMs: meters.commitMs.spread,

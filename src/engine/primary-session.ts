@@ -12,7 +12,7 @@ import { type AckMessage, decodeMessage, encodeMessage, type Message } from '../
 import { Primary } from '../core/primary.ts';
 import type { PrimaryEffect, PrimaryEvent, PrimaryStateName } from '../core/primary-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
-import type { GuestDescriptor } from '../guests/guest.ts';
+import type { GuestDescriptor, GuestLoss } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
 import type { Heartbeat } from '../signals/heartbeat.ts';
@@ -38,6 +38,8 @@ export interface PrimarySessionOptions extends PipelineOptions {
 export type PrimaryOutcome =
   | { readonly kind: 'finished'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
+  /** The machine lives on, but must be attached to anew. */
+  | { readonly kind: 'guestChanged'; readonly why: string }
   | { readonly kind: 'fenced'; readonly why: string };
 
 interface Peer {
@@ -70,6 +72,8 @@ export class PrimarySession {
   #generation: Generation = NO_GENERATION;
   #nextLinkId = 1;
   #framesThrough = 0;
+  /** Why the term ends, when the machine ended it and was not lost. */
+  #loss: GuestLoss | null = null;
   readonly #scrub = new Scrub();
 
   constructor(options: PrimarySessionOptions) {
@@ -133,8 +137,13 @@ export class PrimarySession {
     this.#step({ kind: 'shutdown' });
   }
 
-  guestLost(why: string): void {
-    this.#step({ kind: 'guestLost', why });
+  /** The machine can no longer be checkpointed. */
+  guestLost(loss: GuestLoss): void {
+    if (loss.kind === 'died') return this.#step({ kind: 'guestLost', why: loss.why });
+    // Nothing is lost: the backup must know that nobody takes over.
+    this.#log.warn({ loss: loss.kind }, loss.why);
+    this.#loss ??= loss;
+    this.#step({ kind: 'shutdown' });
   }
 
   /** The capture thread ended: nothing can be checkpointed any more, the machine runs on. */
@@ -265,10 +274,7 @@ export class PrimarySession {
         this.#pipeline.queue.applied(effect.throughEpoch);
         return;
       case 'finish':
-        return this.#end({
-          kind: effect.reason === 'shutdown' ? 'finished' : 'guestLost',
-          why: effect.why,
-        });
+        return this.#end(this.#outcomeOf(effect));
       case 'report':
         return this.#report(effect.state, effect.why);
       case 'wakeAt':
@@ -277,6 +283,12 @@ export class PrimarySession {
       default:
         unreachable(effect, 'primary effect');
     }
+  }
+
+  #outcomeOf(effect: PrimaryEffect & { kind: 'finish' }): PrimaryOutcome {
+    if (effect.reason !== 'shutdown') return { kind: 'guestLost', why: effect.why };
+    const kind = this.#loss?.kind === 'changed' ? 'guestChanged' : 'finished';
+    return { kind, why: this.#loss?.why ?? effect.why };
   }
 
   #report(state: PrimaryStateName, why: string): void {
@@ -545,6 +557,8 @@ function noBackup(why: string): RomulusError {
 function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
   if (held === null) return true;
   if (held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
+  // Devices and memory may be plugged into a running QEMU: the same machine gets a new image then.
+  if (held.kind === 'qemu') return held.name === ours.name;
   return (
     held.blocks.length === ours.blocks.length &&
     held.blocks.every((block, index) => block.bytes === ours.blocks[index]?.bytes)

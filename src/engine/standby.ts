@@ -4,7 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { GuestDescriptor, IncomingGuest } from '../guests/guest.ts';
-import { prepareIncomingSim } from '../guests/sim/incoming.ts';
+import { type MachineAddress, prepareIncoming } from '../guests/index.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import type { OutputGate } from '../nets/output-gate.ts';
 import type { NodeConfig } from './config.ts';
@@ -14,10 +14,9 @@ import { machineTracker } from './machine-tracker.ts';
 export interface Standby {
   readonly descriptor: GuestDescriptor;
   readonly incoming: IncomingGuest;
-  readonly socketPath: string;
-  readonly pid: number;
-  readonly disk: { readonly fd: number; readonly bytes: number } | null;
-  readonly net: MachineSocket;
+  /** Where the machine will be found once it runs. */
+  readonly address: MachineAddress;
+  readonly net: MachineSocket | null;
   /** Gives the machine up. Not after it was started. */
   discard(): Promise<void>;
 }
@@ -25,30 +24,35 @@ export interface Standby {
 /** Starts a machine of this description that waits for its state. */
 export async function prepareStandby(options: {
   readonly descriptor: GuestDescriptor;
-  readonly directory: string;
-  readonly tracker: NodeConfig['tracker'];
+  readonly config: NodeConfig;
   readonly gate: OutputGate;
   readonly log: Logger;
 }): Promise<Standby> {
-  const { descriptor, directory, gate, log } = options;
+  const { descriptor, config, gate, log } = options;
   // It will be the protected machine one day, on this host.
-  const tracker = machineTracker(options.tracker);
-  const incoming = await prepareIncomingSim({
+  const simTracker = machineTracker(config.tracker);
+  const { qemuBinary: binary, qemuMapping: mapping, ramDirectory } = config;
+  const incoming = await prepareIncoming({
     descriptor,
-    directory,
-    ...(tracker !== undefined && { tracker }),
+    directory: config.stateDirectory,
+    ...(simTracker !== undefined && { simTracker }),
+    qemu: {
+      ...(binary !== undefined && { binary }),
+      ...(mapping !== undefined && { mapping }),
+      ...(ramDirectory !== undefined && { ramDirectory }),
+    },
   });
   try {
-    const net = await connectMachineNet({ path: incoming.netSocketPath, gate, log });
+    const { netSocketPath } = incoming;
+    const net =
+      netSocketPath === null ? null : await connectMachineNet({ path: netSocketPath, gate, log });
     return {
       descriptor,
       incoming,
-      socketPath: incoming.controlPath,
-      pid: incoming.pid,
-      disk: incoming.disk,
+      address: { kind: descriptor.kind, controlPath: incoming.controlPath, pid: incoming.pid },
       net,
       discard: async () => {
-        net.close();
+        net?.close();
         await incoming.discard();
       },
     };

@@ -28,6 +28,7 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     stopMs: NOTHING,
     scanMs: NOTHING,
     copyMs: NOTHING,
+    stateMs: NOTHING,
     resumeMs: NOTHING,
     encodeMs: NOTHING,
     outputDelayMs: {

@@ -34,6 +34,7 @@ export interface NodeStatus {
   readonly stopMs: Spread;
   readonly scanMs: Spread;
   readonly copyMs: Spread;
+  readonly stateMs: Spread;
   readonly resumeMs: Spread;
   readonly encodeMs: Spread;
   readonly outputDelayMs: Spread;

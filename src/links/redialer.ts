@@ -35,6 +35,8 @@ export interface RedialerOptions {
   readonly dial: (signal: AbortSignal) => Promise<Link>;
   readonly prng: Prng;
   readonly backoff?: Backoff;
+  /** The next attempt does not come earlier than this, whatever the back-off says. */
+  readonly delayMsMin?: () => number;
   /** A new link; its listeners are to be set before returning. */
   readonly onLink: (link: Link) => void;
   /** A link ended or an attempt failed: evidence for the failure detector. */
@@ -104,7 +106,8 @@ export class Redialer {
     const { firstMs, maxMs } = this.#backoff;
     const fullMs = Math.min(maxMs, firstMs * 2 ** this.#failures);
     // Between half and all of it.
-    const nextDialMs = fullMs * (0.5 + this.#options.prng.nextFloat() / 2);
+    const jitteredMs = fullMs * (0.5 + this.#options.prng.nextFloat() / 2);
+    const nextDialMs = Math.max(jitteredMs, this.#options.delayMsMin?.() ?? 0);
     this.#failures += 1;
     this.#timer = setTimeout(() => this.redialNow(), nextDialMs);
     this.#options.onDown({ kind, text, error, failures, nextDialMs });

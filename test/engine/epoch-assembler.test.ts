@@ -26,6 +26,7 @@ function checkpoint(epoch: number): CheckpointResult {
     stopMs: 0,
     scanMs: 0,
     copyMs: 0,
+    stateMs: 0,
     resumeMs: 0,
   };
 }

@@ -24,7 +24,7 @@ export function addBackup(program: Command): void {
       'after',
       `
 Example:
-  $ romulus backup --guest sim --peer 127.0.0.1:7000 --listen 127.0.0.1:7001 \\
+  $ romulus backup --peer 127.0.0.1:7000 --listen 127.0.0.1:7001 \\
       --net-listen 127.0.0.1:7101 --state-dir /tmp/b --arbiter file:/tmp/arbiter
 `,
     );

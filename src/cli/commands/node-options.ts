@@ -1,6 +1,9 @@
 /** The flags that `protect` and `backup` share, and how they become a node's configuration. */
 import type { Command } from 'commander';
 import type { NodeConfigInput } from '../../engine/config.ts';
+import { GUEST_KINDS, type GuestKind } from '../../guests/kinds.ts';
+import type { QemuMapping } from '../../guests/qemu/profile/mapping.ts';
+import { qemuMappingFile } from '../qemu-mapping-file.ts';
 import { arbiterName, durationMs, type Endpoint, endpoint, oneOf, sizeBytes } from '../options.ts';
 
 const TRACKERS = ['auto', 'uffd-wp', 'soft-dirty', 'mprotect'] as const;
@@ -8,7 +11,10 @@ type TrackerChoice = (typeof TRACKERS)[number];
 
 /** What commander makes of the shared flags. */
 export interface NodeFlags {
-  readonly guest: 'sim';
+  readonly guest?: GuestKind;
+  readonly qemu?: string;
+  readonly map?: QemuMapping;
+  readonly ramDir?: string;
   readonly name: string;
   readonly listen: Endpoint;
   readonly heartbeatListen?: Endpoint;
@@ -31,7 +37,11 @@ export interface NodeFlags {
 /** Adds the shared flags; `name` is the node's default name. */
 export function addNodeOptions(command: Command, name: string): Command {
   return command
-    .requiredOption('--guest <kind>', 'kind of machine: sim', oneOf('--guest', ['sim'] as const))
+    .option(
+      '--guest <kind>',
+      'kind of machine: sim or qemu (default: what the other options say)',
+      oneOf('--guest', GUEST_KINDS),
+    )
     .option('--name <name>', 'name of this node', name)
     .requiredOption(
       '--listen <host:port>',
@@ -95,6 +105,16 @@ export function addNodeOptions(command: Command, name: string): Command {
       `how written pages are found: ${TRACKERS.join(', ')} (default: auto)`,
       oneOf('--tracker', TRACKERS),
     )
+    .option(
+      '--qemu <binary>',
+      'the QEMU that runs copies on this host (default: qemu-system-x86_64)',
+    )
+    .option(
+      '--map <file>',
+      'how this host differs from the other (paths, sockets, taps); see docs/QEMU.md',
+      qemuMappingFile('--map'),
+    )
+    .option('--ram-dir <dir>', "where a copy's RAM is kept: on tmpfs (default) or hugetlbfs")
     .option('--audit <file>', 'append every act that matters after a failover to this file')
     .option('--json', 'events as JSON lines on stdout');
 }
@@ -103,7 +123,7 @@ export function addNodeOptions(command: Command, name: string): Command {
 export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
   return {
     node: flags.name,
-    guest: flags.guest,
+    guest: flags.guest ?? 'sim',
     listen: flags.listen,
     stateDirectory: flags.stateDir,
     arbiter: flags.arbiter,
@@ -118,6 +138,9 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.queueLow !== undefined && { queueLowBytes: flags.queueLow }),
     ...(flags.tracker && { tracker: flags.tracker }),
     ...(flags.diskSync && { diskSync: flags.diskSync }),
+    ...(flags.qemu !== undefined && { qemuBinary: flags.qemu }),
+    ...(flags.map && { qemuMapping: flags.map }),
+    ...(flags.ramDir !== undefined && { ramDirectory: flags.ramDir }),
     ...(flags.audit !== undefined && { auditFile: flags.audit }),
   };
 }
