@@ -2,13 +2,17 @@
  * Goal: the command line made from a running machine's profile starts a QEMU with the same devices
  * at the same places and the same RAM blocks, whatever the machine is made of.
  */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { RomulusError } from '../../../../src/base/errors.ts';
 import { incomingCommandLine } from '../../../../src/guests/qemu/profile/command-line.ts';
 import type { QemuMappingInput } from '../../../../src/guests/qemu/profile/mapping.ts';
+import type { MappingProblem } from '../../../../src/guests/qemu/profile/places.ts';
 import type { QemuProfile } from '../../../../src/guests/qemu/profile/profile.ts';
 import { readProfile } from '../../../../src/guests/qemu/profile/read-profile.ts';
 import type { QmpClient } from '../../../../src/guests/qemu/qmp/qmp-client.ts';
-import { Bench, type StartedQemu } from './start-qemu.ts';
+import { Bench, QEMU, type StartedQemu } from './start-qemu.ts';
 
 const MIB = 1024 * 1024;
 let bench: Bench;
@@ -74,6 +78,7 @@ async function rebuild(
   profile: QemuProfile,
   mapping?: QemuMappingInput,
   name = 'copy',
+  binary?: string,
 ): Promise<StartedQemu> {
   const ram = Object.fromEntries(
     profile.memory.map(({ backendId, bytes }) => [
@@ -89,6 +94,7 @@ async function rebuild(
     ram,
     directory: bench.directory,
     ...(mapping === undefined ? {} : { mapping }),
+    ...(binary === undefined ? {} : { binary }),
   });
   return bench.start(command, args, qmpPath);
 }
@@ -106,6 +112,19 @@ async function expectSame(source: StartedQemu, copy: StartedQemu): Promise<void>
 }
 
 const BARE = '-nodefaults -machine q35 -accel tcg -m 64'.split(' ');
+
+/** The proof of it all: QEMU's own migration, which compares device by device, goes through. */
+async function expectAccepts(source: StartedQemu, copy: StartedQemu): Promise<void> {
+  const uri = `unix:${bench.path('migration')}`;
+  await copy.client.command('migrate-incoming', { uri });
+  await source.client.command('migrate', { uri });
+  const status = async (): Promise<unknown> =>
+    ((await source.client.command('query-migrate')) as { status: string }).status;
+  await expect.poll(status, { timeout: 10_000 }).toBe('completed');
+  await expect
+    .poll(() => copy.client.command('query-status'), { timeout: 10_000 })
+    .not.toMatchObject({ status: 'inmigrate' });
+}
 
 describe('a machine with', () => {
   const configurations: Readonly<Record<string, string>> = {
@@ -132,7 +151,9 @@ describe('a machine with', () => {
     const kvm = (await source.client.command('query-kvm')) as { enabled: boolean };
     expect(profile.accelerator).toBe(kvm.enabled ? 'kvm' : 'tcg');
     expect(profile.cpu.featureWords.length).toBeGreaterThan(2);
-    await expectSame(source, await rebuild(profile));
+    const copy = await rebuild(profile);
+    await expectSame(source, copy);
+    await expectAccepts(source, copy);
   });
 
   it('virtio disk and NIC, mapped', async () => {
@@ -154,6 +175,7 @@ describe('a machine with', () => {
     await expectSame(source, copy);
     const blocks = (await copy.client.command('query-block')) as object[];
     expect(blocks).toMatchObject([{ inserted: { file: copyDisk } }]);
+    await expectAccepts(source, copy);
   });
 
   it('a device unplugged that stood before others', async () => {
@@ -168,7 +190,9 @@ describe('a machine with', () => {
     await unplug(source.client, 'gone');
     const profile = await readProfile(source.client, source.pid);
     expect(profile.devices.map(({ id }) => id)).toEqual(['r3', null]);
-    await expectSame(source, await rebuild(profile));
+    const copy = await rebuild(profile);
+    await expectSame(source, copy);
+    await expectAccepts(source, copy);
   });
 
   it('devices plugged and unplugged since, also after a second failover', async () => {
@@ -204,9 +228,50 @@ describe('a machine with', () => {
     const modules = (from: QmpClient): Promise<unknown> => from.command('query-memory-devices');
     expect(await modules(copy.client)).toMatchObject([{ data: { addr: 4 * 1024 * MIB, slot: 0 } }]);
 
+    await expectAccepts(source, copy);
     const again = await readProfile(copy.client, copy.pid);
     expect(again.devices.filter(({ isAdded }) => isAdded)).toEqual([]);
-    await expectSame(copy, await rebuild(again, undefined, 'third'));
+    const third = await rebuild(again, undefined, 'third');
+    await expectSame(copy, third);
+    await expectAccepts(copy, third);
+  });
+
+  it('disks, ports and USB plugged since', async () => {
+    const disk = bench.image('plugged.img', MIB);
+    const replica = bench.image('plugged-replica.img', MIB);
+    const source = await bench.source([
+      ...'-nodefaults -machine pc -accel tcg -m 64 -device virtio-scsi-pci,id=scsi0'.split(' '),
+      ...'-device virtio-serial-pci,id=vs0 -device qemu-xhci,id=xhci'.split(' '),
+    ]);
+    const { client } = source;
+    const run = async (name: string, args: object): Promise<unknown> => client.command(name, args);
+    for (const name of ['one', 'two']) {
+      const file = { driver: 'file', filename: disk, locking: 'off' };
+      await run('blockdev-add', { driver: 'raw', 'node-name': name, file });
+    }
+    await run('device_add', { driver: 'scsi-hd', id: 'sd0', drive: 'one', bus: 'scsi0.0', lun: 3 });
+    const blk = { driver: 'virtio-blk-pci', id: 'vd0', drive: 'two', serial: 'a,b' };
+    await run('device_add', { ...blk, 'share-rw': true });
+    await run('chardev-add', { id: 'c1', backend: { type: 'null', data: {} } });
+    const port = { driver: 'virtserialport', id: 'p1', chardev: 'c1', nr: 5, bus: 'vs0.0' };
+    await run('device_add', { ...port, name: 'org.example' });
+    await run('device_add', { driver: 'usb-tablet', id: 'tablet', bus: 'xhci.0' });
+
+    const profile = await readProfile(client, source.pid);
+    const refused = (await rebuild(profile).catch((error: unknown) => error)) as RomulusError;
+    const problems = refused.details['problems'] as MappingProblem[];
+    expect(new Set(problems.map(({ key }) => key))).toEqual(
+      new Set(['drives.one', 'drives.two', 'chardevs.c1']),
+    );
+    const two = bench.image('plugged-replica-2.img', MIB);
+    const copy = await rebuild(profile, {
+      drives: { one: replica, two },
+      chardevs: { c1: 'null' },
+    });
+    await expectSame(source, copy);
+    const serial = { path: '/machine/peripheral/vd0', property: 'serial' };
+    expect(await copy.client.command('qom-get', serial)).toBe('a,b');
+    await expectAccepts(source, copy);
   });
 });
 
@@ -221,11 +286,37 @@ describe('reading', () => {
     });
   });
 
+  it('takes a machine started through the dynamic loader', async () => {
+    const loader = '/lib64/ld-linux-x86-64.so.2';
+    const program = execFileSync('which', [QEMU], { encoding: 'utf8' }).trim();
+    // A version beside the system's comes with a script that does the same.
+    const isScript = readFileSync(program).subarray(0, 2).toString() === '#!';
+    const qmpPath = bench.path('loaded.qmp');
+    const own = ['-display', 'none', '-S', '-qmp', `unix:${qmpPath},server=on,wait=off`];
+    const [command, args] = isScript ? [program, []] : [loader, [program]];
+    const firmware = '-L /usr/share/qemu -L /usr/share/seabios'.split(' ');
+    // QEMU looks for its modules and firmware beside the running program, which is the loader.
+    bench.environment = isScript ? {} : { QEMU_MODULE_DIR: '/usr/lib/x86_64-linux-gnu/qemu' };
+    const source = await bench.start(
+      command,
+      [...args, ...(isScript ? [] : firmware), ...BARE, ...own],
+      qmpPath,
+    );
+    const profile = await readProfile(source.client, source.pid);
+    expect(profile.qemu.launcher.length).toBeGreaterThan(1);
+    expect(profile.qemu.binary).toContain('qemu-system');
+    // Environments do not travel, so a script would be named as the backup's binary.
+    await expectSame(
+      source,
+      await rebuild(profile, undefined, 'copy', isScript ? QEMU : undefined),
+    );
+  });
+
   it('takes a machine that made itself a daemon', async () => {
     const qmpPath = bench.path('daemon.qmp');
     const args = [...BARE, '-display', 'none', '-daemonize', '-S', '-pidfile', bench.path('pid')];
     const { client } = await bench.start(
-      'qemu-system-x86_64',
+      QEMU,
       [...args, '-qmp', `unix:${qmpPath},server=on,wait=off`],
       qmpPath,
     );

@@ -16,6 +16,8 @@ export interface StartedQemu {
 /** A directory and the QEMUs started in it. */
 export class Bench {
   readonly directory = mkdtempSync(join(tmpdir(), 'romulus-profile-'));
+  /** Added to the environment of the QEMUs that are started. */
+  environment: Readonly<Record<string, string>> = {};
   readonly #processes: ChildProcess[] = [];
   readonly #clients: QmpClient[] = [];
 
@@ -37,7 +39,11 @@ export class Bench {
 
   /** Runs a QEMU whose monitor is at `qmpPath`, and connects to it. */
   async start(command: string, args: readonly string[], qmpPath: string): Promise<StartedQemu> {
-    const qemu = spawn(command, args, { cwd: this.directory, stdio: ['ignore', 'pipe', 'pipe'] });
+    const qemu = spawn(command, args, {
+      cwd: this.directory,
+      env: { ...process.env, ...this.environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.#processes.push(qemu);
     let said = '';
     const listen = (chunk: Buffer): void => {
@@ -68,12 +74,12 @@ export class Bench {
 
   async stop(): Promise<void> {
     for (const client of this.#clients) client.close();
-    for (const process of this.#processes) {
-      if (process.exitCode !== null || process.signalCode !== null) continue;
+    for (const qemu of this.#processes) {
+      if (qemu.exitCode !== null || qemu.signalCode !== null) continue;
       const ended = new Promise((resolve) => {
-        process.once('exit', resolve);
+        qemu.once('exit', resolve);
       });
-      process.kill('SIGKILL');
+      qemu.kill('SIGKILL');
       await ended;
     }
     rmSync(this.directory, { recursive: true, force: true });
