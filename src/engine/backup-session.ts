@@ -393,7 +393,9 @@ export class BackupSession {
           gate: parts.gate,
           log: this.#log,
         });
-        await this.#apply.prepare(this.#standby.incoming);
+        const standby = this.#standby;
+        standby.incoming.onLost((why) => this.#standbyLost(standby, why));
+        await this.#apply.prepare(standby.incoming);
       } else await this.#apply.restate();
       this.#step({ kind: 'imagePrepared', linkId, instance });
     } catch (error) {
@@ -439,6 +441,16 @@ export class BackupSession {
     this.#log.error({ error: known.toJSON() }, 'the image can no longer be trusted');
     const instance = of ?? this.#core.status.instance;
     if (instance !== null) this.#step({ kind: 'applyFailed', instance, why: known.message });
+  }
+
+  /** The waiting machine is gone, and its memory with it: another image is needed. */
+  #standbyLost(standby: Standby, why: string): void {
+    if (this.#ended || this.#standby !== standby || this.#guest !== null) return;
+    this.#applyFailed(
+      new RomulusError('ERR_GUEST_LOST', why, {
+        remedy: 'Nothing needs to be done: another machine is prepared and synchronised.',
+      }),
+    );
   }
 
   /** Digests the image as it is once all that was handed over so far is in it. */
