@@ -78,7 +78,7 @@ class Output {
 
 }  // namespace
 
-Reservation::Reservation(size_t bytes, bool huge_pages) : bytes_(bytes) {
+Reservation::Reservation(size_t bytes) : bytes_(bytes) {
   void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) {
@@ -87,11 +87,13 @@ Reservation::Reservation(size_t bytes, bool huge_pages) : bytes_(bytes) {
                           "Raise the address-space limit (ulimit -v) or vm.overcommit_memory.");
   }
   data_ = static_cast<uint8_t*>(mapping);
-  // Advice only: a kernel without huge pages works the same, slower.
-  if (huge_pages) madvise(data_, bytes_, MADV_HUGEPAGE);
 }
 
 Reservation::~Reservation() { munmap(data_, bytes_); }
+
+void Reservation::UseHugePages(size_t offset, size_t bytes) {
+  madvise(data_ + offset, bytes, MADV_HUGEPAGE);
+}
 
 void Reservation::Clear() {
   if (madvise(data_, bytes_, MADV_DONTNEED) != 0) {
@@ -102,8 +104,8 @@ void Reservation::Clear() {
 
 PageBaseline::PageBaseline(uint64_t pages)
     : pages_(pages),
-      memory_(pages * kPageBytes, true),
-      epochs_memory_(pages * sizeof(uint64_t), false),
+      memory_(pages * kPageBytes),
+      epochs_memory_(pages * sizeof(uint64_t)),
       changed_(reinterpret_cast<uint64_t*>(epochs_memory_.data())) {}
 
 void PageBaseline::Check(const StagedPages& staged) const {
@@ -120,9 +122,30 @@ void PageBaseline::Check(const StagedPages& staged) const {
   }
 }
 
+void PageBaseline::PrepareDense(const StagedPages& staged) {
+  for (size_t at = 0; at + kHugePages <= staged.count;) {
+    const uint64_t first = staged.page_index[at];
+    size_t count = 0;
+    while (first % kHugePages == 0 && at + count + kHugePages <= staged.count &&
+           staged.page_index[at + count + kHugePages - 1] == first + count + kHugePages - 1) {
+      count += kHugePages;
+    }
+    // The reservation begins where the kernel put it: what is dense need not be aligned to it, so
+    // its edges may stay small pages.
+    if (count > 0 && changed_[first] == 0 && huge_stretches_ < kHugeStretchesMax) {
+      memory_.UseHugePages(first * kPageBytes, count * kPageBytes);
+      // One that goes on where the last one ended becomes part of it.
+      if (first != huge_end_) huge_stretches_ += 1;
+      huge_end_ = first + count;
+    }
+    at += std::max<size_t>(count, 1);
+  }
+}
+
 EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions& options,
                                   BatchSink& sink) {
   Check(staged);
+  PrepareDense(staged);
   Output output(options, staged.count, sink);
   const PageKernel& kernel = *options.kernel;
   const auto old_of = [&](size_t at) -> const uint8_t* {

@@ -83,6 +83,17 @@ describe('Baseline and PageImage', () => {
     }
   });
 
+  test('pages far from each other take memory for themselves alone', () => {
+    const count = 200;
+    const baseline = keep(new Baseline({ pages: 5000 * count }));
+    const indexes = Uint32Array.from({ length: count }, (_, at) => at * 5000);
+    const pages = new Uint8Array(count * PAGE_BYTES).fill(7);
+    const beforeBytes = process.memoryUsage.rss();
+    baseline.encodePages(indexes, pages, { blockId: 2, epoch: 1 });
+    // With a huge page for each it would be 400 MiB.
+    expect(process.memoryUsage.rss() - beforeBytes).toBeLessThan(64 * MIB);
+  });
+
   test('a released buffer is empty, and may be released again', () => {
     const bytes = new Uint8Array(MIB);
     releaseBuffer(bytes.buffer);
