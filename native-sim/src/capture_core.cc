@@ -27,12 +27,24 @@ constexpr uint32_t kScanPartPages = 16384;
 // A part of a copy. Below twice this many pages the copy stays in one thread.
 constexpr size_t kCopyPartPages = 64;
 constexpr size_t kPagemapEntriesPerRead = 8192;
-constexpr uint64_t kPagemapPresentOrSwapped = uint64_t{3} << 62;
+constexpr uint64_t kPagemapPresent = uint64_t{1} << 63;
+constexpr uint64_t kPagemapSwapped = uint64_t{1} << 62;
+// A hole that is write-protected has a marker in the page table, which pagemap shows as a page in a
+// swap area that cannot exist (SWP_PTE_MARKER and PTE_MARKER_UFFD_WP in include/linux/swapops.h).
+// Without CAP_SYS_ADMIN the place is hidden, and a hole counts as populated: it is copied as zeros.
+constexpr uint64_t kPagemapSwapPlace = (uint64_t{1} << 55) - 1;
+constexpr uint64_t kPagemapMarkedHole = 31 | (uint64_t{1} << 5);
 
 uint64_t NowNs() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+bool IsPopulated(uint64_t pagemap_entry) {
+  if ((pagemap_entry & kPagemapPresent) != 0) return true;
+  return (pagemap_entry & kPagemapSwapped) != 0 &&
+         (pagemap_entry & kPagemapSwapPlace) != kPagemapMarkedHole;
 }
 
 size_t WholePages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
@@ -224,7 +236,7 @@ void Capture::FindPopulated(uint32_t first_page, uint32_t page_count, CaptureSta
       }
       const auto count = static_cast<uint32_t>(static_cast<size_t>(got) / sizeof(uint64_t));
       for (uint32_t i = 0; i < count; ++i) {
-        if ((entries[i] & kPagemapPresentOrSwapped) != 0) AppendRun(runs, page + i, 1);
+        if (IsPopulated(entries[i])) AppendRun(runs, page + i, 1);
       }
       page += count;
     }
