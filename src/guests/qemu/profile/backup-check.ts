@@ -16,7 +16,7 @@ import type { QemuMappingInput } from './mapping.ts';
 import type { MappingProblem } from './places.ts';
 import { probeQemu } from './probe.ts';
 import type { FeatureWord, QemuProfile } from './profile.ts';
-import type { Refusal } from './refusals.ts';
+import { type Refusal, refusalsOf } from './refusals.ts';
 
 /** What a backup has for a machine. */
 export interface BackupFacilities {
@@ -57,6 +57,8 @@ export async function refusalsOnBackup(
     missingDrivers: await missingDrivers(client, profile),
   }));
   const rest = [
+    // What the source should have refused is refused here as well.
+    ...refusalsOf(profile),
     ...mappingRefusals(profile, facilities),
     ...(await fileRefusals(profile, facilities)),
     ...(await hugepageRefusals(profile, facilities)),

@@ -34,7 +34,10 @@ export function mapChardev(chardev: Arguments, places: Places): Arguments {
   }
   const backend = chardev.get('backend') ?? '';
   const logfile = chardev.get('logfile');
-  if (logfile !== undefined) chardev.set('logfile', places.own(logfile, id));
+  if (logfile !== undefined) {
+    const isInherited = logfile.startsWith('/dev/fdset/');
+    chardev.set('logfile', places.own(isInherited ? `${id}.log` : logfile, id));
+  }
   if (SPICE.has(backend)) return Arguments.of('backend', 'null', { id });
   if (backend === 'stdio') {
     return Arguments.of('backend', 'file', { id, path: places.own(`${id}.log`, id), append: 'on' });
@@ -64,7 +67,13 @@ function mapSocket(chardev: Arguments, id: string, places: Places): void {
   const argument = `-chardev ${String(chardev)}`;
   const path = chardev.get('path');
   if (chardev.get('fd') !== undefined) {
-    places.refuse(argument, 'its descriptor was inherited there', `chardevs.${id}`);
+    if (chardev.isOn('server')) {
+      // A manager made the listening socket there; here QEMU makes it.
+      chardev.delete('fd');
+      chardev.set('path', places.ownSocket(`${id}.sock`, id, argument));
+    } else {
+      places.refuse(argument, 'its descriptor was inherited there', `chardevs.${id}`);
+    }
   } else if (path !== undefined) {
     if (!chardev.isOn('server')) {
       const here = places.mapped(path);

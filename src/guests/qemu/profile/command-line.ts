@@ -168,6 +168,17 @@ class CommandLine {
       case 'keep':
         this.#push(name, option.value);
         return;
+      case 'keep-plain':
+        // `-set drive.d0.file=..` and `-usbdevice disk:..` would go past the mapping.
+        if (/^(?!device\.)[^=]*[.:]/.test(value)) {
+          this.#places.refuse(
+            `-${name} ${value}`,
+            'it names something of that host',
+            `dropArgs: ["${name}"]`,
+          );
+        }
+        this.#push(name, option.value);
+        return;
       case 'file':
         this.#push(name, this.#places.readable(value));
         return;
@@ -219,10 +230,7 @@ class CommandLine {
         this.#audio(name, opened());
         return;
       case 'fsdev':
-        if (opened().get('path') === undefined) {
-          this.#places.refuse(`-${name} ${value}`, 'it is something of that host', 'dropArgs');
-        }
-        this.#push(name, String(withReadable(opened(), 'path', this.#places)));
+        this.#sharedDirectory(name, opened());
         return;
       default:
         unreachable(rule, 'rule');
@@ -326,6 +334,23 @@ class CommandLine {
       if (value !== undefined) made.set(key, value);
     }
     this.#push(option, String(made));
+  }
+
+  /** What the guest may read of this host is decided here, not there. */
+  #sharedDirectory(option: string, shared: Arguments): void {
+    const path = shared.get('path');
+    const here = path === undefined ? undefined : this.#places.mapped(path);
+    if (here === undefined) {
+      const key = path === undefined ? 'dropArgs' : `files["${path}"]`;
+      this.#places.refuse(
+        `-${option} ${String(shared)}`,
+        'it shares a directory of that host',
+        key,
+      );
+      return;
+    }
+    shared.set('path', here);
+    this.#push(option, String(shared));
   }
 
   #runWith(runWith: Arguments): void {

@@ -19,6 +19,8 @@ const EVERYWHERE: ReadonlySet<string> = new Set([
 ]);
 /** Keys that hold descriptors, which only the process has that inherited them. */
 const DESCRIPTOR_KEYS = ['fd', 'fds', 'vhostfd', 'vhostfds', 'addr.str', 'sock_fd'];
+/** Keys that name programs to run or directories to serve: the source does not choose those here. */
+const HOST_PATH_KEYS = ['script', 'downscript', 'helper', 'smb', 'tftp'];
 /** Keys of -nic and -net that belong to the device and not to the backend. */
 const DEVICE_KEYS = ['model', 'mac', 'macaddr', 'addr', 'vectors', 'name', 'bootindex'];
 
@@ -47,6 +49,19 @@ export function mapNetdev(option: string, netdev: Arguments, places: Places): Ar
     } else {
       places.refuse(argument, `'${type}' leads to something of that host`, key);
     }
+  }
+  for (const name of HOST_PATH_KEYS) {
+    const path = netdev.get(name);
+    if (path === undefined || path === 'no' || path === '') continue;
+    const here = places.mapped(path);
+    if (here === undefined) {
+      places.refuse(argument, `its ${name} is a path of that host`, `files["${path}"]`);
+    } else {
+      netdev.set(name, here);
+    }
+  }
+  if (/guestfwd=[^=]*-cmd:/.test(argument)) {
+    places.refuse(argument, 'it runs a command', key);
   }
   return netdev;
 }

@@ -4,6 +4,7 @@
  * a part of the machine left out would be found too late.
  *
  * - keep: part of the machine or of how it behaves; passed on unchanged.
+ * - keep-plain: as keep, unless the value reaches past the mapping.
  * - file: a file of the host that only gets read; its path may be mapped.
  * - drop: how this one process was started, watched or shown; the backup has its own.
  * - the others have code of their own, in the files beside this one.
@@ -12,6 +13,7 @@
 /** What to do with an option. */
 export type OptionRule =
   | 'keep'
+  | 'keep-plain'
   | 'file'
   | 'file-key'
   | 'drop'
@@ -141,14 +143,14 @@ const WITH_VALUE: Readonly<Record<string, OptionRule>> = {
   sd: 'drive-file',
   seed: 'keep',
   serial: 'legacy-chardev',
-  set: 'keep',
+  set: 'keep-plain',
   shim: 'file',
   smbios: 'file-key',
   smp: 'keep',
   spice: 'drop',
   tpmdev: 'refuse',
   trace: 'drop',
-  usbdevice: 'keep',
+  usbdevice: 'keep-plain',
   uuid: 'keep',
   vga: 'keep',
   virtfs: 'fsdev',

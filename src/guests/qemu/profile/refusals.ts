@@ -81,7 +81,7 @@ const DEVICE_RULES: readonly {
   {
     code: 'host-device',
     driver:
-      /^(?:usb-host|usb-redir|u2f-passthru|scsi-generic|scsi-block|pvrdma|vfio-user|x-remote)/,
+      /^(?:usb-host|usb-redir|usb-mtp|u2f-passthru|scsi-generic|scsi-block|pvrdma|vfio-user|x-remote)/,
     why: 'what is behind it belongs to this host',
     remedy: 'Unplug it, or use an emulated one.',
   },

@@ -1,5 +1,5 @@
 /** Goal: a host that cannot take a machine over says why, all at once, before anything starts. */
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
@@ -82,8 +82,9 @@ describe('a backup', () => {
   });
 
   it('tells an accelerator that does not work here', async () => {
-    if (existsSync('/dev/xen/privcmd')) return;
     const profile = await profileOf('-nodefaults -machine pc -accel tcg -m 64');
-    expect(await codes({ ...profile, accelerator: 'xen' })).toEqual(['accelerator']);
+    expect(new Set(await codes({ ...profile, accelerator: 'xen' }))).toEqual(
+      new Set(['accelerator']),
+    );
   });
 });

@@ -90,6 +90,8 @@ describe('the command line of the backup', () => {
     ['-object thread-context,id=t,cpu-affinity=0', ''],
     ['-run-with chroot=/x,user=qemu', '-run-with user=qemu'],
     ['-L /firmware', '-L /firmware'],
+    ['-set device.d0.serial=x -usbdevice tablet', '-set device.d0.serial=x -usbdevice tablet'],
+    ['-nic tap,ifname=t,script=no', '-nic tap,ifname=t,script=no'],
   ])('%s', (given, expected) => {
     expect(made(given)).toBe(expected);
   });
@@ -108,7 +110,7 @@ describe('the command line of the backup', () => {
 
   it.each([
     ['-chardev socket,id=c,path=/x', chardevs('c'), 'chardevs.c'],
-    ['-chardev socket,id=c,fd=7,server=on', chardevs('c'), 'chardevs.c'],
+    ['-chardev socket,id=c,fd=7', chardevs('c'), 'chardevs.c'],
     ['-chardev pipe,id=c,path=/x', chardevs('c'), 'chardevs.c'],
     ['-chardev serial,id=c,path=/dev/ttyS0', chardevs('c'), 'chardevs.c'],
     ['-serial pipe:/x', {}, 'chardevs.serial0'],
@@ -120,6 +122,12 @@ describe('the command line of the backup', () => {
     ['-hda /d', {}, 'files["/d"]'],
     ['-blockdev driver=file,node-name=p,filename=/d', { blockNodes: ['p'] }, 'drives.p'],
     ['-blockdev {"driver":"nbd","node-name":"p"}', { blockNodes: ['p'] }, 'drives.p'],
+    ['-netdev tap,id=n0,script=/x', netdevs('tap'), 'files["/x"]'],
+    ['-netdev user,id=n0,smb=/', netdevs('user'), 'files["/"]'],
+    ['-nic user,id=n0,guestfwd=tcp:10.0.2.100:1-cmd:reboot', {}, 'netdevs.n0'],
+    ['-virtfs local,path=/,mount_tag=a,security_model=none', {}, 'files["/"]'],
+    ['-set drive.d0.file=/x', {}, 'dropArgs: ["set"]'],
+    ['-usbdevice disk:/x', {}, 'dropArgs: ["usbdevice"]'],
     ['-brandnew', {}, 'dropArgs: ["brandnew"]'],
     ['-readconfig /x', {}, 'dropArgs: ["readconfig"]'],
   ] as const)('names what has no place: %s', (given, changes, key) => {
@@ -160,6 +168,19 @@ describe('the command line of the backup', () => {
     expect(line).not.toContain('brandnew');
     expect(args.slice(-2)).toEqual(['-vnc', ':7']);
     expect(neededFiles).toEqual(['/r,x', '/e', '/c']);
+  });
+
+  it('places what libvirt hands over as descriptors', () => {
+    const given =
+      '-name guest=web,debug-threads=on -object {"qom-type":"secret","id":"masterKey0","format":"raw","file":"/var/lib/libvirt/k.aes"} -object {"qom-type":"memory-backend-ram","id":"pc.ram","size":67108864} -add-fd set=0,fd=24,opaque=log -chardev socket,id=charmonitor,fd=33,server=on,wait=off -mon chardev=charmonitor,id=monitor,mode=control -chardev pty,id=charserial0,logfile=/dev/fdset/0,logappend=on -device {"driver":"isa-serial","chardev":"charserial0","id":"serial0","index":0} -chardev socket,id=agent,fd=34,server=on,wait=off -device {"driver":"virtserialport","chardev":"agent","id":"channel0"} -audiodev {"id":"audio1","driver":"none"} -sandbox on,spawn=deny -msg timestamp=on';
+    const changes = {
+      ...chardevs('charmonitor', 'charserial0', 'agent'),
+      objects: [{ id: 'masterKey0', type: 'secret', isAdded: false, properties: {} }],
+      devices: [device('isa-serial', 'serial0'), device('virtserialport', 'channel0')],
+    };
+    expect(made(given, {}, changes)).toBe(
+      '-name guest=web,debug-threads=on -chardev pty,id=charserial0,logfile=/run/r/charserial0.log,logappend=on -device {"driver":"isa-serial","chardev":"charserial0","id":"serial0","index":0} -chardev socket,id=agent,server=on,path=/run/r/agent.sock,wait=off -device {"driver":"virtserialport","chardev":"agent","id":"channel0"} -audiodev none,id=audio1 -sandbox on,spawn=deny',
+    );
   });
 
   it('takes a launcher in place of a path, with its own firmware', () => {

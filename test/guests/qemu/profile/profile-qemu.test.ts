@@ -11,6 +11,7 @@ import type { QemuMappingInput } from '../../../../src/guests/qemu/profile/mappi
 import type { MappingProblem } from '../../../../src/guests/qemu/profile/places.ts';
 import type { QemuProfile } from '../../../../src/guests/qemu/profile/profile.ts';
 import { readProfile } from '../../../../src/guests/qemu/profile/read-profile.ts';
+import { refusalsOf } from '../../../../src/guests/qemu/profile/refusals.ts';
 import type { QmpClient } from '../../../../src/guests/qemu/qmp/qmp-client.ts';
 import { Bench, QEMU, type StartedQemu } from './start-qemu.ts';
 
@@ -272,6 +273,32 @@ describe('a machine with', () => {
     const serial = { path: '/machine/peripheral/vd0', property: 'serial' };
     expect(await copy.client.command('qom-get', serial)).toBe('a,b');
     await expectAccepts(source, copy);
+  });
+});
+
+describe('refusals of a real machine', () => {
+  const codes = async (line: string): Promise<string[]> => {
+    const source = await bench.source([...BARE, ...line.split(' ')]);
+    return refusalsOf(await readProfile(source.client, source.pid)).map(({ code }) => code);
+  };
+
+  it("finds shared memory, and keeps QEMU's own words", async () => {
+    const shared = 'memory-backend-file,id=sh,size=1M,share=on,mem-path';
+    const line = `-object ${shared}=${bench.path('sh')} -device ivshmem-plain,memdev=sh,id=iv`;
+    expect(await codes(line)).toEqual(['shared-memory', 'migration-blocked']);
+  });
+
+  it('finds memory that comes and goes', async () => {
+    const memory = '-m 64M,maxmem=1G -object memory-backend-ram,id=v,size=128M';
+    expect(await codes(`${memory} -device virtio-mem-pci,memdev=v,id=vm0`)).toEqual([
+      'memory-device',
+    ]);
+  });
+
+  it('finds nothing against ordinary devices', async () => {
+    expect(await codes('-device virtio-balloon-pci -device qemu-xhci -device usb-tablet')).toEqual(
+      [],
+    );
   });
 });
 
