@@ -79,10 +79,12 @@ export class QmpPause {
     this.#handle = callNative(() =>
       this.#native.qmpPauseCreate(options.descriptor, options.inPause?.handle),
     );
+    // QEMU reads a monitor byte by byte, so every letter is paid by the paused guest. No name in
+    // QEMU may hold a tilde, so these ids cannot be met elsewhere.
     const line = (execute: string, id: string, commandArguments?: object): string =>
       `${JSON.stringify({ execute, arguments: commandArguments, id })}\n`;
-    const ids = { stopId: 'native-pause-stop', saveId: 'native-pause-save' };
-    const contId = 'native-pause-cont';
+    const ids = { stopId: 'n~1', saveId: 'n~2' };
+    const contId = 'n~3';
     // With live: true QEMU would inactivate the disks of a stopped machine.
     const save = { filename: options.statePath, live: false };
     this.#request = {

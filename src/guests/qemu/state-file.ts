@@ -19,6 +19,8 @@ import { DEVICE_STATE_BYTES_MAX } from '../../codec/limits.ts';
 
 /** Where the file goes; tmpfs on every Linux. */
 const DIRECTORY = '/dev/shm';
+/** Short, because QEMU reads the path letter by letter while the guest stands. */
+const PREFIX = 'romulus-';
 /** Others may pass through to the file that QEMU's user owns, and see nothing else. */
 const DIRECTORY_MODE = 0o711;
 const FILE_MODE = 0o600;
@@ -37,10 +39,10 @@ export class StateFile {
   constructor(pid: number) {
     let directory: string | null = null;
     try {
-      directory = mkdtempSync(join(DIRECTORY, 'romulus-state-'));
+      directory = mkdtempSync(join(DIRECTORY, PREFIX));
       chmodSync(directory, DIRECTORY_MODE);
       this.directory = directory;
-      this.path = join(directory, 'device-state');
+      this.path = join(directory, 's');
       this.#fd = openSync(this.path, 'wx+', FILE_MODE);
       const { uid, gid } = statSync(`/proc/${pid}`);
       if (uid !== process.getuid?.()) chownSync(this.path, uid, gid);
