@@ -5,17 +5,16 @@
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { RomulusError } from '../../../src/base/errors.ts';
 import { learnFromStream } from '../../../src/guests/qemu/learn.ts';
-import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
+import type { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
 import { qemuVersions, requireQemu } from '../../support/qemu/require-qemu.ts';
 import {
   type GuestOptions,
   type RunningGuest,
   startGuest,
 } from '../../support/qemu/start-guest.ts';
+import { connectedMonitor } from './machine-pair.ts';
 
 const hasQemu = await requireQemu();
 const versions = hasQemu ? await qemuVersions() : [];
@@ -36,22 +35,9 @@ afterEach(async () => {
 async function started(options: GuestOptions): Promise<{ guest: RunningGuest; qmp: QmpClient }> {
   const guest = await startGuest(options);
   closers.push(() => guest.stop());
-  const qmp = await connected(guest.qmpPath);
+  const qmp = await connectedMonitor(guest.qmpPath);
   closers.push(() => qmp.close());
   return { guest, qmp };
-}
-
-/** The socket's file is there a moment before QEMU listens. */
-async function connected(path: string): Promise<QmpClient> {
-  for (let attempt = 0; attempt < 100; attempt += 1) {
-    try {
-      return await QmpClient.connect(path);
-    } catch (error) {
-      if ((error as RomulusError).code !== 'ERR_GUEST_UNREACHABLE') throw error;
-    }
-    await sleep(10);
-  }
-  return QmpClient.connect(path);
 }
 
 async function settingsOf(qmp: QmpClient): Promise<unknown[]> {

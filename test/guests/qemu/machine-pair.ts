@@ -8,6 +8,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { RomulusError } from '../../../src/base/errors.ts';
 import type { GuestDescriptor } from '../../../src/codec/guest-descriptor.ts';
 import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { type MachineOptions, machineArguments } from '../../../src/drill/qemu/machine.ts';
@@ -19,6 +20,7 @@ import { Memory } from '../../../src/native/memory.ts';
 
 const WAIT_MS = 30_000;
 const MIB = 1024 * 1024;
+const ZEROS = Buffer.alloc(MIB);
 
 export interface CaptureOptions extends Partial<MachineOptions> {
   readonly qemu?: string;
@@ -119,7 +121,7 @@ export async function captureMachine(options: CaptureOptions): Promise<CapturedM
     rmSync(directory, { recursive: true, force: true });
   };
   try {
-    const qmp = await monitorOf(child, qmpPath);
+    const qmp = await connectedMonitor(qmpPath);
     await serial.says(options.until);
     const { blocks } = await learnFromStream(qmp, directory);
     const small = blocks.slice(1).map(({ name }) => name);
@@ -168,7 +170,8 @@ export function fill(
     const content = captured.contents.get(name) ?? new Uint8Array(0);
     for (let offset = 0; offset < content.byteLength; offset += MIB) {
       const piece = content.subarray(offset, offset + MIB);
-      if (piece.some((byte) => byte !== 0)) memory.write(offset, piece);
+      // Holes stay holes.
+      if (!ZEROS.subarray(0, piece.byteLength).equals(piece)) memory.write(offset, piece);
     }
     memory.close();
   }
@@ -194,12 +197,14 @@ function descriptorOf(learnt: Learnt): GuestDescriptor {
   };
 }
 
-async function monitorOf(child: ChildProcess, path: string): Promise<QmpClient> {
+/** A QMP connection; the socket's file is there a moment before QEMU listens. */
+export async function connectedMonitor(path: string): Promise<QmpClient> {
   for (const deadlineMs = performance.now() + WAIT_MS; ; ) {
     try {
       return await QmpClient.connect(path);
     } catch (error) {
-      if (child.exitCode !== null || performance.now() > deadlineMs) throw error;
+      const isTooEarly = (error as RomulusError).code === 'ERR_GUEST_UNREACHABLE';
+      if (!isTooEarly || performance.now() > deadlineMs) throw error;
     }
     await sleep(10);
   }

@@ -14,6 +14,7 @@
  * It does not know the primary's pages or epochs; when `start` is called, all memory is as it should
  * be, and nobody writes it any more.
  */
+import { constants, getPriority, setPriority } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { RomulusError, toRomulusError } from '../../../base/errors.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
@@ -59,6 +60,12 @@ export interface IncomingParts {
   readonly cleanUp: () => Promise<void>;
 }
 
+/**
+ * Niceness of QEMU's main thread until it runs the machine: it has next to nothing to do while it
+ * waits, and on a saturated host its turn at promotion would come late.
+ */
+const WAITING_NICENESS = constants.priority.PRIORITY_HIGH;
+
 type State = 'waiting' | 'starting' | 'running' | 'failed' | 'discarded';
 
 /** The machine as it runs after the start, before anybody attached to it. */
@@ -98,6 +105,8 @@ export class IncomingQemu {
   #feedTimer: NodeJS.Timeout | null = null;
   #onLost: ((why: string) => void) | null = null;
   #lost: string | null = null;
+  /** Its niceness before we changed it; null where we may not. */
+  #nicenessBefore: number | null = null;
 
   /** Takes over all parts. `begin` comes next. */
   constructor(parts: IncomingParts) {
@@ -133,6 +142,7 @@ export class IncomingQemu {
       await process.kill();
       throw startError(`it did not accept the primary's machine: ${process.lastWords}`, cause);
     }
+    this.#nicenessBefore = tryNiceness(this.pid, WAITING_NICENESS);
     this.#feedTimer = setInterval(() => {
       this.#feedSome();
     }, FEED_INTERVAL_MS);
@@ -177,6 +187,7 @@ export class IncomingQemu {
     }
     const runningMs = performance.now() - calledMs;
     this.#state = 'running';
+    if (this.#nicenessBefore !== null) tryNiceness(this.pid, this.#nicenessBefore);
     // QEMU serves one client on a socket: whoever attaches next needs it.
     monitor.close();
     return new StartedQemu(process, { readyMs, runningMs, pageCount: pages.length });
@@ -207,6 +218,21 @@ export class IncomingQemu {
   #stopFeeding(): void {
     if (this.#feedTimer !== null) clearInterval(this.#feedTimer);
     this.#feedTimer = null;
+  }
+}
+
+/** Sets the niceness of a process's main thread; what it was before, null where we may not. */
+function tryNiceness(pid: number, niceness: number): number | null {
+  try {
+    const before = getPriority(pid);
+    setPriority(pid, niceness);
+    return before;
+  } catch (error) {
+    const code =
+      error instanceof Error && 'info' in error ? (error.info as { code?: string }).code : '';
+    // Not allowed, or gone: its end is told of elsewhere.
+    if (code === 'EACCES' || code === 'EPERM' || code === 'ESRCH') return null;
+    throw error;
   }
 }
 
