@@ -18,6 +18,7 @@ import {
 } from './incoming/backup-process.ts';
 import { IncomingQemu, startError } from './incoming/incoming-qemu.ts';
 import { QmpClient } from './qmp/qmp-client.ts';
+import { SECTION, STREAM_PAGE_BYTES } from './stream/format.ts';
 
 /** How long a QEMU may take until its monitor answers, milliseconds. */
 export const PREPARE_TIMEOUT_MS = 20_000;
@@ -29,12 +30,16 @@ const streamProfileSchema = z.object({
   ramBlocks: z.array(
     z.object({
       id: z.number().int().nonnegative(),
-      name: z.string(),
-      usedBytes: z.number().int().positive(),
+      // What fits a stream: a byte of length, printable ASCII.
+      name: z.string().regex(/^[\x20-\x7e]{1,255}$/),
+      usedBytes: z.number().int().positive().multipleOf(STREAM_PAGE_BYTES),
       small: z.boolean(),
     }),
   ),
 });
+
+/** Most bytes of small blocks together; what they hold is kept twice, and looked at a few times a second. */
+export const SMALL_BLOCKS_BYTES_MAX = 512 * 1024 * 1024;
 
 /** Builds QEMU's command line around what was made for it. */
 export type CommandLineBuilder = (places: {
@@ -120,12 +125,22 @@ function readDescriptor(descriptor: GuestDescriptor): {
   const { configuration, ramBlocks } = parsed.data;
   const sizes = new Map(descriptor.blocks.map(({ name, bytes }) => [name, bytes]));
   const smallSizes = new Map<string, number>();
+  const section = Buffer.from(configuration, 'base64');
+  // Empty where the machine was told to send none.
+  if (section.byteLength > 0 && section[0] !== SECTION.configuration) {
+    return refuse('has a configuration that is none');
+  }
+  let smallBytes = 0;
   for (const { name, usedBytes, small } of ramBlocks) {
     const bytes = sizes.get(name);
     if (bytes === undefined || bytes < usedBytes) return refuse(`lacks RAM block ${name}`);
-    if (small) smallSizes.set(name, usedBytes);
+    if (!small) continue;
+    if (smallSizes.has(name)) return refuse(`names RAM block ${name} twice`);
+    smallSizes.set(name, usedBytes);
+    smallBytes += usedBytes;
+    if (smallBytes > SMALL_BLOCKS_BYTES_MAX) return refuse('has small blocks that are not small');
   }
-  return { configuration: Buffer.from(configuration, 'base64'), smallSizes };
+  return { configuration: section, smallSizes };
 }
 
 function smallBlocksOf(

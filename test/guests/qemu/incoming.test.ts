@@ -181,6 +181,32 @@ describe.skipIf(!hasQemu)('a prepared QEMU', () => {
     expect(unknown.message).toMatch(/pc\.ram2/);
   });
 
+  it('is not made from a description that makes no sense', async () => {
+    const machine = await captured();
+    const { descriptor } = machine;
+    const { profile } = descriptor;
+    const [main, ...small] = profile['ramBlocks'] as { usedBytes: number; name: string }[];
+    const broken: object[] = [
+      { configuration: 'AAAA' },
+      { configuration: '%' },
+      {
+        ramBlocks: [
+          main,
+          ...small.map(({ name }) => ({ name, usedBytes: 100, id: 1, small: true })),
+        ],
+      },
+      { ramBlocks: [main, small[0], small[0]] },
+      { ramBlocks: [{ id: 9, name: 'elsewhere', usedBytes: 4096, small: true }] },
+      { ramBlocks: [{ id: 9, name: 'x\n', usedBytes: 4096, small: true }] },
+      { ramBlocks: [{ id: 9, name: 'pc.rom', usedBytes: 2 ** 50, small: true }] },
+    ];
+    for (const changes of broken) {
+      const wrong = { ...descriptor, profile: { ...profile, ...changes } };
+      const error = await refusal(prepared(machine, undefined, { descriptor: wrong }));
+      expect([changes, error.code]).toEqual([changes, 'ERR_GUEST_DESCRIPTOR']);
+    }
+  });
+
   it('cannot be had where memory or the program is missing', async () => {
     const machine = await captured();
     const { descriptor } = machine;
