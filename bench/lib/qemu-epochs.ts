@@ -1,0 +1,196 @@
+/**
+ * Checkpoints of a real QEMU machine, taken as the capture thread takes them, for measuring: the same
+ * native conversation, trackers and captures, without an engine around it. `bare` pauses have nothing
+ * of ours in them: the floor that QEMU sets.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Prng } from '../../src/base/prng.ts';
+import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
+import { AheadPolicy } from '../../src/engine/ahead-policy.ts';
+import { attachQemu } from '../../src/guests/qemu/attach.ts';
+import type { QemuGuest } from '../../src/guests/qemu/qemu-guest.ts';
+import { Capture } from '../../src/native/capture.ts';
+import { Memory } from '../../src/native/memory.ts';
+import { Baseline } from '../../src/native/page-store.ts';
+import { Tracker } from '../../src/native/tracker.ts';
+import { percentile, rounded } from './result.ts';
+
+/** `ahead` is what the engine does; `straight` copies everything in the pause. */
+export type EpochMode = 'bare' | 'straight' | 'ahead';
+
+/** One pause, milliseconds and pages. */
+export interface PauseSample {
+  readonly pauseMs: number;
+  readonly stopMs: number;
+  readonly scanMs: number;
+  readonly copyMs: number;
+  readonly stateMs: number;
+  readonly resumeMs: number;
+  readonly aheadPages: number;
+  readonly pausePages: number;
+  readonly sentBytes: number;
+}
+
+/** Large blocks are captured by two threads, as in the engine. */
+const SHARED_WORK_BYTES_MIN = 16 * MIB;
+/** The machine's bursts and our epochs must not run in step. */
+const JITTER_SHARE = 0.4;
+
+/** A machine with everything attached that a checkpoint needs. */
+export class QemuEpochs {
+  readonly guest: QemuGuest;
+  readonly #tracker: Tracker;
+  readonly #captures: readonly Capture[];
+  readonly #baselines: readonly Baseline[];
+  readonly #memories: readonly (Memory | null)[];
+  readonly #policy = new AheadPolicy();
+  readonly #random = new Prng(1);
+  #epoch = 0;
+
+  private constructor(guest: QemuGuest) {
+    this.guest = guest;
+    const { pid, blocks } = guest;
+    this.#tracker = new Tracker({
+      pid,
+      ranges: blocks.map(({ address, bytes }) => ({ address, bytes })),
+      kind: 'auto',
+    });
+    this.#memories = blocks.map(({ sharedPath, bytes }) =>
+      sharedPath === null ? null : Memory.map({ path: sharedPath, bytes, writable: false }),
+    );
+    this.#captures = blocks.map(({ bytes }, block) => {
+      const memory = this.#memories[block] ?? null;
+      return new Capture({
+        tracker: this.#tracker,
+        block,
+        threads: bytes >= SHARED_WORK_BYTES_MIN ? 2 : 1,
+        ...(memory !== null && { memory }),
+      });
+    });
+    this.#baselines = blocks.map(({ bytes }) => new Baseline({ pages: bytes / PAGE_BYTES }));
+  }
+
+  /** Attaches and takes the base image. */
+  static async attach(qmpPath: string): Promise<QemuEpochs> {
+    const epochs = new QemuEpochs(await attachQemu({ qmpPath }));
+    for (const [block, capture] of epochs.#captures.entries()) {
+      capture.capture({ full: true });
+      epochs.#encode(block, capture.staged());
+      capture.trim();
+    }
+    return epochs;
+  }
+
+  /** Pages of the machine that are populated, as the base image found them: what a scan walks. */
+  get populatedPages(): number {
+    let pages = 0;
+    for (const capture of this.#captures) pages += capture.capture({ full: true }).pages;
+    return pages;
+  }
+
+  /** Checkpoints in turn, one of each mode, about `periodMs` apart. */
+  async series(
+    modes: readonly EpochMode[],
+    options: { rounds: number; periodMs: number },
+  ): Promise<Map<EpochMode, PauseSample[]>> {
+    const samples = new Map<EpochMode, PauseSample[]>(modes.map((mode) => [mode, []]));
+    for (let round = 0; round < options.rounds; round += 1)
+      for (const mode of modes) {
+        const jitter = 1 + JITTER_SHARE * (this.#random.nextFloat() - 0.5);
+        await sleep(options.periodMs * jitter);
+        samples.get(mode)?.push(await this.#take(mode));
+      }
+    return samples;
+  }
+
+  /** Lets go of the machine. */
+  async close(): Promise<void> {
+    for (const capture of this.#captures) capture.close();
+    this.#tracker.close();
+    for (const memory of this.#memories) memory?.close();
+    for (const baseline of this.#baselines) baseline.close();
+    await this.guest.detach();
+  }
+
+  async #take(mode: EpochMode): Promise<PauseSample> {
+    let scanMs = 0;
+    let copyMs = 0;
+    let pausePages = 0;
+    let aheadPages = 0;
+    if (mode === 'ahead' && this.#policy.isWorthwhile)
+      for (const capture of this.#captures) aheadPages += capture.captureAhead().pages;
+    const report = await this.guest.pause(() => {
+      if (mode === 'bare') return;
+      for (const capture of this.#captures) {
+        const stats = capture.capture();
+        pausePages += stats.pages;
+        scanMs += stats.scanNs / 1e6;
+        copyMs += stats.copyNs / 1e6;
+      }
+    });
+    if (mode === 'ahead') this.#policy.record(aheadPages, pausePages);
+    let sentBytes = 0;
+    this.#epoch += 1;
+    // A bare pause leaves the dirty set: the next checkpoint must not find two.
+    if (mode === 'bare') for (const capture of this.#captures) capture.capture();
+    for (const [block, capture] of this.#captures.entries()) {
+      sentBytes += this.#encode(block, capture.stagedAhead());
+      sentBytes += this.#encode(block, capture.staged());
+    }
+    const { pauseMs, stopMs, stateMs, resumeMs } = report;
+    return {
+      pauseMs,
+      stopMs,
+      scanMs,
+      copyMs,
+      stateMs,
+      resumeMs,
+      aheadPages,
+      pausePages,
+      sentBytes,
+    };
+  }
+
+  #encode(block: number, staged: ReturnType<Capture['staged']>): number {
+    const { batches } = (this.#baselines[block] ?? neverBlock(block)).encode(staged, {
+      blockId: block,
+      epoch: this.#epoch,
+      mode: 'delta',
+    });
+    return batches.reduce((sum, batch) => sum + batch.byteLength, 0);
+  }
+}
+
+function neverBlock(block: number): never {
+  throw new RangeError(`no block ${block}`);
+}
+
+/** Medians of a series, and the tail of the pause. */
+export function spreadOf(samples: readonly PauseSample[]): Record<keyof PauseSample, number> & {
+  pauseP99Ms: number;
+} {
+  const median = (key: keyof PauseSample): number =>
+    rounded(
+      percentile(
+        samples.map((sample) => sample[key]),
+        0.5,
+      ),
+    );
+  return {
+    pauseMs: median('pauseMs'),
+    pauseP99Ms: rounded(
+      percentile(
+        samples.map(({ pauseMs }) => pauseMs),
+        0.99,
+      ),
+    ),
+    stopMs: median('stopMs'),
+    scanMs: median('scanMs'),
+    copyMs: median('copyMs'),
+    stateMs: median('stateMs'),
+    resumeMs: median('resumeMs'),
+    aheadPages: median('aheadPages'),
+    pausePages: median('pausePages'),
+    sentBytes: median('sentBytes'),
+  };
+}

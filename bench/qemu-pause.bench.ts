@@ -1,0 +1,205 @@
+/**
+ * What a checkpoint costs a real QEMU machine, split into its parts, beside its floor: the same stop,
+ * device state and cont with nothing of ours. Floors and checkpoints alternate within one run on the
+ * same machine, in which a program touches a number of pages in one burst every 100 ms.
+ *
+ * For the largest set the floor is QEMU's plus a copy of as many pages, non-temporal, by two threads,
+ * out of memory that is mapped (the fastest copy there is; the machine's own RAM is not mapped here).
+ */
+import { GIB, MIB } from '../src/base/units.ts';
+import { loadNative } from '../src/native/load.ts';
+import { Memory, type MemoryHandle } from '../src/native/memory.ts';
+import { Tracker, type TrackerHandle } from '../src/native/tracker.ts';
+import { PokeMachine } from '../test/fixtures/poke-machine.ts';
+import { type GuestOptions, startGuest } from '../test/support/qemu/start-guest.ts';
+import { type EpochMode, QemuEpochs, spreadOf } from './lib/qemu-epochs.ts';
+import {
+  type BenchResult,
+  type Claim,
+  numberOf,
+  percentile,
+  type Row,
+  rounded,
+} from './lib/result.ts';
+
+const PERIOD_MS = 100;
+const WARM_ROUNDS = 5;
+const SMALL_RATIO_MAX = 1.25;
+const LARGE_RATIO_MAX = 1.6;
+const P99_RATIO_MAX = 3;
+const SCAN_MS_PER_GIB_MAX = 0.5;
+const COPY_ROUNDS = 40;
+const MODES: readonly EpochMode[] = ['bare', 'ahead', 'straight'];
+
+interface FloorNative {
+  benchCaptureFloor(
+    tracker: TrackerHandle,
+    memory: MemoryHandle,
+    pagesMax: number,
+  ): { pages: number; scanNs: number; copyNs: number };
+}
+
+export interface QemuPauseOptions {
+  readonly dirtySets?: readonly number[];
+  readonly memoriesMib?: readonly number[];
+  readonly rounds?: number;
+  readonly qemu?: string;
+}
+
+/** The fastest possible copy of so many scattered pages, milliseconds. */
+async function fastestCopyMs(pages: number): Promise<number> {
+  const bytes = 512 * MIB;
+  const machine = await PokeMachine.start({ kind: 'shared', bytes });
+  const memory = Memory.map({ path: machine.sharedPath ?? '', bytes, writable: false });
+  const tracker = new Tracker({
+    pid: machine.pid,
+    ranges: [{ address: machine.address, bytes }],
+    kind: 'uffd-wp',
+  });
+  const samples: number[] = [];
+  try {
+    await machine.command(`fill 0 ${bytes / 4096}`);
+    loadNative<FloorNative>().benchCaptureFloor(tracker.handle, memory.handle, bytes / 4096 + 64);
+    for (let round = 0; round < COPY_ROUNDS; round += 1) {
+      await machine.command(`random ${pages} ${round * 7919 + 1}`);
+      const { copyNs } = loadNative<FloorNative>().benchCaptureFloor(
+        tracker.handle,
+        memory.handle,
+        2 * pages + 64,
+      );
+      samples.push(copyNs / 1e6);
+    }
+  } finally {
+    tracker.close();
+    memory.close();
+    await machine.stop();
+  }
+  return percentile(samples, 0.5);
+}
+
+async function measure(
+  options: GuestOptions & { memoryMib: number },
+  dirtySets: readonly number[],
+  rounds: number,
+): Promise<Row[]> {
+  const rows: Record<string, number>[] = [];
+  const machine = await startGuest({ run: ['dirty'], ...options });
+  try {
+    const epochs = await QemuEpochs.attach(machine.qmpPath);
+    try {
+      for (const dirty of dirtySets) {
+        await machine.command(`set dirty ${dirty}/${PERIOD_MS}ms`);
+        await epochs.series(MODES, { rounds: WARM_ROUNDS, periodMs: PERIOD_MS });
+        const taken = await epochs.series(MODES, { rounds, periodMs: PERIOD_MS });
+        const floor = spreadOf(taken.get('bare') ?? []);
+        const ours = spreadOf(taken.get('ahead') ?? []);
+        const straight = spreadOf(taken.get('straight') ?? []);
+        rows.push({
+          memoryMib: options.memoryMib,
+          dirtyPages: dirty,
+          floorMs: floor.pauseMs,
+          floorP99Ms: floor.pauseP99Ms,
+          pauseMs: ours.pauseMs,
+          pauseP99Ms: ours.pauseP99Ms,
+          stopMs: ours.stopMs,
+          scanMs: ours.scanMs,
+          copyMs: ours.copyMs,
+          stateWaitMs: ours.stateMs,
+          contMs: ours.resumeMs,
+          aheadPages: ours.aheadPages,
+          pausePages: ours.pausePages,
+          straightMs: straight.pauseMs,
+          straightCopyMs: straight.copyMs,
+          sentBytes: ours.sentBytes,
+          ratio: rounded(ours.pauseMs / floor.pauseMs),
+        });
+      }
+      const gib = (epochs.populatedPages * 4096) / GIB;
+      for (const row of rows) {
+        row['populatedGib'] = rounded(gib);
+        row['scanMsPerGib'] = rounded(numberOf(row, 'scanMs') / gib);
+      }
+    } finally {
+      await epochs.close();
+    }
+  } finally {
+    await machine.stop();
+  }
+  return rows;
+}
+
+function claimsOf(rows: readonly Row[], copyMs: number): Claim[] {
+  const at = (dirty: number): Row | undefined =>
+    rows.find((row) => row['memoryMib'] === 512 && row['dirtyPages'] === dirty);
+  const claims: Claim[] = [];
+  const small = at(1000);
+  if (small !== undefined)
+    claims.push({
+      what: 'pause of a QEMU machine at 1,000 dirty pages, to its floor',
+      measured: numberOf(small, 'ratio'),
+      relation: 'at most',
+      bound: SMALL_RATIO_MAX,
+      unit: '',
+    });
+  const large = at(16_000);
+  if (large !== undefined)
+    claims.push({
+      what: 'pause at 16,000 dirty pages, to its floor and the fastest copy of them',
+      measured: rounded(numberOf(large, 'pauseMs') / (numberOf(large, 'floorMs') + copyMs)),
+      relation: 'at most',
+      bound: LARGE_RATIO_MAX,
+      unit: '',
+    });
+  for (const row of [small, large])
+    if (row !== undefined)
+      claims.push({
+        what: `p99 of the pause at ${row['dirtyPages']} dirty pages, to its median`,
+        measured: rounded(numberOf(row, 'pauseP99Ms') / numberOf(row, 'pauseMs')),
+        relation: 'at most',
+        bound: P99_RATIO_MAX,
+        unit: '',
+      });
+  const widest = [...rows].sort(
+    (left, right) => numberOf(right, 'populatedGib') - numberOf(left, 'populatedGib'),
+  )[0];
+  if (widest !== undefined)
+    claims.push({
+      what: `scan in the pause per populated GiB (${widest['populatedGib']} GiB populated)`,
+      measured: numberOf(widest, 'scanMsPerGib'),
+      relation: 'at most',
+      bound: SCAN_MS_PER_GIB_MAX,
+      unit: 'ms',
+    });
+  return claims;
+}
+
+/** Dirty sets on a machine of 512 MiB, then 1,000 pages on machines of other sizes. */
+export async function run(options: QemuPauseOptions = {}): Promise<BenchResult> {
+  const {
+    dirtySets = [250, 1000, 4000, 16_000],
+    memoriesMib = [256, 1024, 4096],
+    rounds = 150,
+  } = options;
+  const qemu = options.qemu === undefined ? {} : { qemu: options.qemu };
+  const copyMs = await fastestCopyMs(16_000);
+  const rows = await measure({ memoryMib: 512, ...qemu }, dirtySets, rounds);
+  for (const memoryMib of memoriesMib) {
+    // The pattern fills most of the machine, so that there is something to walk.
+    const filledMib = Math.floor(memoryMib * 0.7);
+    const kernelArgs = [`romulus.pattern=${filledMib}/10`];
+    const filled = { memoryMib, run: ['dirty', 'pattern'], kernelArgs, ...qemu };
+    rows.push(...(await measure(filled, [1000], Math.ceil(rounds / 3))));
+  }
+  return {
+    name: 'qemu-pause',
+    rows,
+    claims: claimsOf(rows, copyMs),
+    notes: [
+      `floorMs: stop, xen-save-devices-state and cont in one conversation, nothing of ours`,
+      `the fastest copy of 16,000 pages (two threads, non-temporal, mapped memory): ${rounded(copyMs)} ms`,
+      'pages copied ahead of the pause, while the machine runs: aheadPages; in it: pausePages',
+      'straightMs: the pause when everything is copied in it',
+      'pages of a machine with `pattern` come on top of the dirty set',
+    ],
+  };
+}
