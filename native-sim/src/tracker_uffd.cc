@@ -175,6 +175,8 @@ class UffdTracker final : public DirtyTracker {
     argument.category_mask = kPageIsWritten;
     argument.return_mask = kPageIsWritten;
     while (argument.start < argument.end) {
+      // The kernel takes over what it finds here, and writes to it only where it stopped early.
+      argument.walk_end = 0;
       const int found = ioctl(pagemap_.get(), kPagemapScan, &argument);
       if (found < 0) {
         if (errno == EINTR) continue;
@@ -190,8 +192,13 @@ class UffdTracker final : public DirtyTracker {
         AppendRun(runs, static_cast<uint32_t>((region.start - range.address) / kPageBytes),
                   static_cast<uint32_t>((region.end - region.start) / kPageBytes));
       }
-      if (argument.walk_end <= argument.start) break;
-      argument.start = argument.walk_end;
+      // Seen on Linux 6.18: a call that had to empty its own buffer (of 512 regions) on the
+      // way says where it did so last, not how far it came. What it reported after that must not be
+      // looked at again: a machine that runs may have written there anew, and pages must ascend.
+      uint64_t done = argument.walk_end;
+      if (found > 0) done = std::max<uint64_t>(done, regions[found - 1].end);
+      if (done <= argument.start) break;
+      argument.start = done;
     }
   }
 

@@ -83,3 +83,33 @@ test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
     expect(image.compare(ram)).toBe(-1);
   },
 );
+
+test.runIf(userfaultfd && pagemapScan)(
+  'pages ascend in every list, however fast the machine writes behind the scan',
+  async () => {
+    // So many scattered regions that the kernel has to empty its buffer several times in a scan.
+    const bytes = 64 * MIB;
+    const machine = await kit.start({ workload: 'random', memoryBytes: bytes, rate: 200_000 });
+    const info = await infoOf(await kit.control(machine.socketPath));
+    const tracker = new Tracker({
+      pid: info.pid,
+      ranges: [{ address: info.ramAddress, bytes }],
+      kind: 'uffd-wp',
+    });
+    kit.onClose(() => tracker.close());
+    const capture = new Capture({ tracker, block: 0, threads: 1 });
+    kit.onClose(() => capture.close());
+    await sleep(500);
+    capture.capture({ full: true });
+    let pages = 0;
+    for (let round = 0; round < 60; round += 1) {
+      await sleep(4);
+      // Not a true image of a machine that runs, but a list that must be in order all the same.
+      pages += capture.capture().pages;
+      const indexes = capture.stagedIndexes();
+      const wrong = indexes.findIndex((page, at) => at > 0 && page <= (indexes[at - 1] ?? 0));
+      expect(wrong, `round ${round}`).toBe(-1);
+    }
+    expect(pages).toBeGreaterThan(0);
+  },
+);
