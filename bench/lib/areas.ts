@@ -71,6 +71,15 @@ export const AREAS: readonly Area[] = [
       (await import('../base-image.bench.ts')).run({ rounds: isQuick(settings) ? 1 : 3 }),
   },
   {
+    name: 'qemu-pause',
+    title: 'A pause of a real QEMU beside its floor',
+    withinSeconds: { quick: 180, full: 900 },
+    run: async (settings) =>
+      (await import('../qemu-pause.bench.ts')).run(
+        isQuick(settings) ? { dirtySets: [1000], memoriesMib: [], rounds: 20 } : {},
+      ),
+  },
+  {
     name: 'sweep',
     title: 'Interval x workload x rate',
     withinSeconds: { quick: 120, full: 600 },

@@ -20,16 +20,24 @@ describe('AheadPolicy', () => {
     }
   });
 
-  it('rests after a copy that was mostly in vain, and tries again later', () => {
+  it('rests ever longer while copies are in vain, and not at all once they pay', () => {
     const policy = new AheadPolicy();
     policy.record(0, 1000);
-    policy.record(1000, 900);
-    let rested = 0;
-    while (!policy.isWorthwhile) {
-      policy.record(0, 1000);
-      rested += 1;
-      expect(rested).toBeLessThan(100);
-    }
-    expect(rested).toBeGreaterThan(1);
+    const restAfter = (pausePages: number): number => {
+      expect(policy.isWorthwhile).toBe(true);
+      policy.record(1000, pausePages);
+      let rested = 0;
+      while (!policy.isWorthwhile) {
+        policy.record(0, 1000);
+        rested += 1;
+        expect(rested).toBeLessThan(100);
+      }
+      return rested;
+    };
+    const vain = [900, 900, 900].map((pages) => restAfter(pages));
+    expect(vain).toEqual([...vain].sort((left, right) => left - right));
+    expect(vain[2]).toBeGreaterThan(vain[0] ?? 0);
+    expect(restAfter(100)).toBe(0);
+    expect(restAfter(900)).toBe(vain[0]);
   });
 });
