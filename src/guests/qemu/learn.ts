@@ -5,9 +5,10 @@
  * says itself on that occasion when it could not be migrated at all.
  *
  * Care is taken that the migration never completes, because a completed one stops the machine: for
- * the list alone the bandwidth is held so low that only a machine of a few hundred kilobytes could
- * be through, and the downtime limit is zero. If it is through nevertheless, it waits before the switchover
- * (`pause-before-switchover`: disks stay active), is cancelled there, and a machine that ran goes on.
+ * the list alone next to nothing is read, the bandwidth is low, and the downtime limit is zero, so
+ * only a machine of a few hundred kilobytes could be through. If it is through nevertheless, it
+ * waits before the switchover (`pause-before-switchover`: disks stay active), is cancelled there,
+ * and a machine that ran goes on.
  *
  * Capabilities and parameters are set as needed and put back as found; where this process dies
  * meanwhile, the broken connection ends the migration, but the parameters stay. A machine that was
@@ -36,8 +37,12 @@ export const CANCEL_TIMEOUT_MS = 5000;
 const CANCEL_OVERLOOKED_MS = 20;
 /** Most bytes of blocks' contents that are kept. */
 export const CONTENTS_BYTES_MAX = 256 * 1024 * 1024;
-/** So low that next to no page goes out before the cancelling; QEMU counts in tenths of a second. */
-const LIST_BANDWIDTH_BYTES = 64 * 1024;
+/**
+ * A second. More than a socket's buffer in each tenth of a second, QEMU's unit: its thread is then
+ * found waiting for us to read, from which a cancel wakes it at once, and not asleep until the tenth
+ * is over. Less than any machine with firmware has to send.
+ */
+const LIST_BANDWIDTH_BYTES = 4 * 1024 * 1024;
 /** All that a unix socket can carry. */
 const CONTENTS_BANDWIDTH_BYTES = 16 * 1024 * 1024 * 1024;
 const POLL_MS = 1;
@@ -314,9 +319,8 @@ async function cancelMigration(monitor: LearnMonitor): Promise<void> {
     if (waitedMs > CANCEL_TIMEOUT_MS) {
       throw stateError(`does not end its cancelled migration (${status ?? ''})`);
     }
-    if (!isFreed && waitedMs > CANCEL_OVERLOOKED_MS && status === 'cancelling') {
-      isFreed = true;
-      await freeFromConsent(monitor);
+    if (!isFreed && waitedMs > CANCEL_OVERLOOKED_MS) {
+      isFreed = await freeFromConsent(monitor);
     }
     await sleep(POLL_MS);
   }
@@ -326,13 +330,17 @@ async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted) await once(signal, 'abort');
 }
 
-async function freeFromConsent(monitor: LearnMonitor): Promise<void> {
+/** False when the machine is not at the point where QEMU waits for consent. */
+async function freeFromConsent(monitor: LearnMonitor): Promise<boolean> {
+  const { status } = statusSchema.parse(await monitor.command('query-status'));
+  if (status !== 'finish-migrate') return false;
   try {
     await monitor.command('migrate-continue', { state: 'cancelling' });
   } catch (error) {
     // It has just ended by itself: then the state is another.
     if (toRomulusError(error).code !== 'ERR_GUEST_QMP_REFUSED') throw error;
   }
+  return true;
 }
 
 /** Keeps what is asked for of the items that pass. */
