@@ -40,14 +40,17 @@ export interface SimDrillOptions extends CommonOptions {
 
 /**
  * What a QEMU machine runs beside its counter and its memory pattern, which judge it: nothing, a
- * steady rate of dirty pages, a job for CPU and memory, a busy shell, or all of that.
+ * steady rate of dirty pages, a job for CPU and memory, a busy shell, or all of that. `bare` is a
+ * machine without any system that only counts, for a KVM that cannot boot a kernel.
  */
-export const QEMU_WORKLOADS = ['pattern', 'dirty', 'work', 'shell', 'all'] as const;
+export const QEMU_WORKLOADS = ['pattern', 'dirty', 'work', 'shell', 'all', 'bare'] as const;
+export const ACCELERATORS = ['tcg', 'kvm'] as const;
 export type QemuWorkload = (typeof QEMU_WORKLOADS)[number];
 
 export interface QemuDrillOptions extends CommonOptions {
   readonly guest: 'qemu';
   readonly workload: QemuWorkload;
+  readonly accelerator: (typeof ACCELERATORS)[number];
   /** QEMU of the primary and of the backup: a path, `10.0`, `11.1` or `system`. */
   readonly qemu: string;
   readonly backupQemu: string;

@@ -4,6 +4,7 @@ import { randomInt } from 'node:crypto';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import type { Check } from '../../drill/checks.ts';
 import {
+  ACCELERATORS,
   type DrillOptions,
   KILLS,
   type Kill,
@@ -37,6 +38,7 @@ interface DrillFlags {
   readonly tracker: 'auto' | 'mprotect';
   readonly qemu?: string;
   readonly backupQemu?: string;
+  readonly accelerator?: (typeof ACCELERATORS)[number];
   readonly machine?: string;
   readonly cpu?: string;
   readonly keep?: boolean;
@@ -162,6 +164,7 @@ function refuseForeignFlags(flags: DrillFlags): void {
       ? {
           '--qemu': flags.qemu,
           '--backup-qemu': flags.backupQemu,
+          '--accelerator': flags.accelerator,
           '--machine': flags.machine,
           '--cpu': flags.cpu,
         }
@@ -193,6 +196,7 @@ function optionsOf(flags: DrillFlags, seed: number): DrillOptions {
       workload: workloadFor(flags, QEMU_WORKLOADS) ?? 'pattern',
       qemu,
       backupQemu: flags.backupQemu ?? qemu,
+      accelerator: flags.accelerator ?? 'tcg',
       machine: flags.machine ?? null,
       cpu: flags.cpu ?? null,
     };
@@ -306,6 +310,11 @@ export function addDrill(program: Command): void {
       'QEMU to run: a path, 10.0 or 11.1 (fetched), or system (default: system)',
     )
     .option('--backup-qemu <which>', "the backup's QEMU (default: the same)")
+    .option(
+      '--accelerator <kind>',
+      "QEMU's accelerator: tcg or kvm (default: tcg); a nested KVM may only run --workload bare",
+      oneOf('--accelerator', ACCELERATORS),
+    )
     .option('--machine <type>', 'machine type (default: q35, or one that both QEMUs have)')
     .option('--cpu <model>', 'CPU model (default: max, or one that both QEMUs have)')
     .option('--keep', 'keep logs and audit files even when all went well')

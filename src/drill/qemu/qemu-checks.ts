@@ -25,8 +25,8 @@ export interface QemuEvidence {
   readonly consoles: readonly (readonly SerialText[])[];
   readonly audits: readonly (readonly AuditLine[])[];
   readonly takeovers: readonly Takeover[];
-  readonly before: GuestWord;
-  readonly after: GuestWord;
+  readonly before: GuestWord | null;
+  readonly after: GuestWord | null;
   /** A copy that lives on beside its successor: only its engine was struck, or the cable. */
   readonly oldCopyLives: boolean;
 }
@@ -198,8 +198,8 @@ export function checkAcknowledged(evidence: QemuEvidence): Check {
 export function checkPattern(evidence: QemuEvidence): Check {
   const all = evidence.consoles.flat().map(({ text }) => text);
   const wrong = all.filter((text) => text.startsWith('p BAD'));
-  for (const { pattern } of [evidence.before, evidence.after])
-    if (!pattern.startsWith('ok')) wrong.push(pattern);
+  for (const word of [evidence.before, evidence.after])
+    if (word?.pattern.startsWith('ok') !== true) wrong.push(word?.pattern ?? 'no answer');
   const last = tenuresOf(evidence).at(-1);
   const heard = last?.lines.filter(({ text }) => text.startsWith('p ok')).length ?? 0;
   if (heard === 0) wrong.push('the survivor never reported on its pattern');
@@ -208,7 +208,7 @@ export function checkPattern(evidence: QemuEvidence): Check {
     ok: wrong.length === 0,
     text:
       wrong.length === 0
-        ? `every page is whole and of its generation: ${evidence.after.pattern}`
+        ? `every page is whole and of its generation: ${evidence.after?.pattern}`
         : wrong.slice(0, 3).join('; '),
   };
 }
@@ -240,8 +240,8 @@ export function checkPrograms(evidence: QemuEvidence): Check {
 
 /** The guest's kernel found nothing to complain about since before the strike. */
 export function checkKernelLog(evidence: QemuEvidence): Check {
-  const known = new Set(evidence.before.complaints);
-  const fresh = evidence.after.complaints.filter((line) => !known.has(line));
+  const known = new Set(evidence.before?.complaints);
+  const fresh = (evidence.after?.complaints ?? []).filter((line) => !known.has(line));
   return {
     name: 'kernel log',
     ok: fresh.length === 0,
@@ -252,15 +252,14 @@ export function checkKernelLog(evidence: QemuEvidence): Check {
   };
 }
 
-/** All that the evidence can settle. */
+/** All that the evidence can settle; a machine without any system is judged on its counter. */
 export function judgeQemu(evidence: QemuEvidence): Check[] {
-  return [
+  const checks = [
     checkCounter(evidence),
-    checkPattern(evidence),
     checkNothingLost(evidence),
     checkOneRunner(evidence),
     checkAcknowledged(evidence),
-    checkPrograms(evidence),
-    checkKernelLog(evidence),
   ];
+  if (evidence.before === null && evidence.after === null) return checks;
+  return [...checks, checkPattern(evidence), checkPrograms(evidence), checkKernelLog(evidence)];
 }

@@ -47,7 +47,7 @@ async function play(
   const startedMs = performance.now();
   const sinceStart = (): number => Math.round(performance.now() - startedMs);
   await theatre.startMachine();
-  tell(`the guest booted and runs its programs after ${sinceStart()} ms`);
+  tell(`the guest runs after ${sinceStart()} ms`);
   await theatre.startNode(0);
   await theatre.startNode(1);
   await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
@@ -83,7 +83,7 @@ async function play(
   const takeovers = theatre.takeovers();
   const survivor = takeovers.at(-1)?.to === 1 ? 1 : 0;
   const wordAfter = await theatre.examine(survivor);
-  tell(`the survivor checked itself: ${wordAfter.pattern}`);
+  if (wordAfter !== null) tell(`the survivor checked itself: ${wordAfter.pattern}`);
   const evidence: QemuEvidence = {
     consoles: [theatre.consoleOf(0), theatre.consoleOf(1)],
     audits: theatre.audits(),

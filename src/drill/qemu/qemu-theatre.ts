@@ -28,6 +28,7 @@ const PROGRAMS: Record<QemuDrillOptions['workload'], readonly string[]> = {
   work: ['work'],
   shell: ['shell'],
   all: ['dirty', 'work', 'shell'],
+  bare: [],
 };
 /** Lines a second: several in every epoch. */
 const COUNTER_RATE = 200;
@@ -121,7 +122,8 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
 
   /** Starts QEMU and waits until the guest has booted and runs its programs. */
   async startMachine(): Promise<void> {
-    const { memoryBytes, workload } = this.options;
+    const { memoryBytes, workload, accelerator } = this.options;
+    const firstWord = workload === 'bare' ? 'c ' : 'ready';
     const { image, binaries, machine, cpu } = this.#parts;
     const ports = this.#portsOf(0);
     this.#machine = this.stage.start({
@@ -136,6 +138,8 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
           kernelArgs: [`romulus.counter=${COUNTER_RATE}`, `romulus.pattern=${PATTERN_SETTINGS}`],
           machine,
           cpu,
+          accelerator,
+          bare: workload === 'bare',
         },
       ),
       output: 'log',
@@ -147,17 +151,18 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
           remedy: `Read ${this.stage.path('machine.log')}.`,
         });
       }),
-      ports.console.waitFor('ready', (text) => text.startsWith('ready'), {
+      ports.console.waitFor(firstWord, (text) => text.startsWith(firstWord), {
         withinMs: BOOT_WAIT_MS,
       }),
     ]);
   }
 
   /**
-   * Has the guest of a side check itself.
+   * Has the guest of a side check itself; null when it has no system that could.
    * @throws {RomulusError} ERR_TIMEOUT_SERIAL, ERR_GUEST_COMMAND
    */
-  async examine(index: 0 | 1): Promise<GuestWord> {
+  async examine(index: 0 | 1): Promise<GuestWord | null> {
+    if (this.options.workload === 'bare') return null;
     const { ask } = this.#portsOf(index);
     const [pattern = 'no answer'] = await ask.command('check');
     return { pattern, complaints: await ask.command('complaints') };

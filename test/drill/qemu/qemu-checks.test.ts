@@ -223,6 +223,21 @@ describe('the verdict on a QEMU drill', () => {
     expect(judge(story).failed).toEqual([]);
   });
 
+  it('judges a machine without any system on its counter', () => {
+    const story = honest();
+    story.b = story.b.filter(({ text }) => text.startsWith('c '));
+    story.evidence = { before: null, after: null };
+    expect(judge(story).failed).toEqual([]);
+    story.b.splice(1, 1);
+    expect(judge(story).failed).toEqual(['counter']);
+  });
+
+  it('does not take silence for an answer', () => {
+    const story = honest();
+    story.evidence = { after: null };
+    expect(judge(story).failed).toEqual(['memory pattern']);
+  });
+
   it('counts only what was read before an instant', () => {
     const tenure = tenureOf(0, honest().a, { fromNs: null, untilNs: null });
     expect(lastNumberBefore(tenure, 50n * MS)).toBe(4);
