@@ -2,65 +2,23 @@
  * Goal: whatever strikes, nothing is lost. Method: the drill itself, as a user runs it: real
  * processes, a real strike at a random moment, the verdict as JSON. A failure prints the seed.
  */
-import { execFile, spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { CLI_PATH } from '../../src/drill/node-process.ts';
-import type { DrillResult } from '../../src/drill/result.ts';
+import {
+  DRILL_WAIT_MS,
+  drill as runDrill,
+  expectProof,
+  type Finished,
+  processesNaming,
+} from '../support/run-drill.ts';
 
-const DRILL_WAIT_MS = 120_000;
 const hasRedis = spawnSync('redis-benchmark', ['--version']).status === 0;
 const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
 
-interface Finished {
-  readonly code: number;
-  readonly result: DrillResult;
-}
-
-function drill(...args: string[]): Promise<Finished> {
-  const words = ['drill', '--memory', '32M', '--json', ...args];
-  return new Promise((resolve, reject) => {
-    execFile(
-      process.execPath,
-      [CLI_PATH, ...words],
-      { maxBuffer: 64 * 1024 * 1024, timeout: DRILL_WAIT_MS },
-      (error, stdout, stderr) => {
-        const last = stdout.trim().split('\n').at(-1) ?? '';
-        if (!last.includes('"checks"'))
-          reject(new Error(`${words.join(' ')} gave no result:\n${stdout}\n${stderr}`));
-        else
-          resolve({
-            code: error === null ? 0 : Number(error.code ?? 1),
-            result: JSON.parse(last) as DrillResult,
-          });
-      },
-    );
-  });
-}
-
-/** What every drill must come to, told with all it takes to play it again. */
-function expectProof({ code, result }: Finished): void {
-  const { seed, kill, evidence } = result;
-  const broken = result.checks.filter(({ ok }) => !ok);
-  expect({ seed, kill, broken, evidence }).toEqual({ seed, kill, broken: [], evidence: null });
-  expect(result).toMatchObject({
-    ok: true,
-    stateMatches: true,
-    outputsLost: 0,
-    outputsReordered: 0,
-    releasedByBoth: 0,
-  });
-  expect(result.outputsReleased).toBeGreaterThan(0);
-  expect(code).toBe(0);
-}
-
-/** Command lines of living processes that mention the text. */
-function processesNaming(text: string): string[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && existsSync(`/proc/${name}/cmdline`))
-    .map((name) => readFileSync(`/proc/${name}/cmdline`, 'latin1'))
-    .filter((line) => line.includes(text));
-}
+/** A small machine: its oracle has less to compute. */
+const drill = (...args: string[]): Promise<Finished> => runDrill('--memory', '32M', ...args);
 
 describe('a drill', { timeout: DRILL_WAIT_MS }, () => {
   it.each([

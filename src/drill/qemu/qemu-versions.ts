@@ -14,6 +14,8 @@ import { isRoot, type Say, unpackForeignPackage } from './debian.ts';
 
 const SYSTEM_BINARY = 'qemu-system-x86_64';
 const PACKAGE = 'qemu-system-x86';
+/** Another installation may be under way. */
+const DPKG_LOCK = 'DPkg::Lock::Timeout=120';
 const LIBRARIES = 'usr/lib/x86_64-linux-gnu';
 
 /** Versions that can be had beside the system's, and the suite that has each. */
@@ -43,7 +45,11 @@ export async function ensureQemu(say: Say = () => undefined): Promise<string> {
   try {
     say(`installing ${PACKAGE} with apt`);
     await runHelper('apt-get', ['-q', 'update'], { env });
-    await runHelper('apt-get', ['-qy', '--no-install-recommends', 'install', PACKAGE], { env });
+    await runHelper(
+      'apt-get',
+      ['-qy', '-o', DPKG_LOCK, '--no-install-recommends', 'install', PACKAGE],
+      { env },
+    );
   } catch (cause) {
     throw new RomulusError('ERR_HOST_PACKAGES', `cannot install ${PACKAGE}`, {
       remedy: `Run \`apt-get install ${PACKAGE}\` as root and see why not.`,

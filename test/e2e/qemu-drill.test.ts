@@ -1,0 +1,65 @@
+/**
+ * Goal: a real QEMU survives whatever strikes, and its copy goes on where it was. Method: the drill
+ * itself, as a user runs it. A failure prints the seed and where the evidence is.
+ */
+import { readdirSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { hasKvm, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
+import { drill, expectProof, type Finished } from '../support/run-drill.ts';
+
+const DRILL_MS = 150_000;
+const available = await requireQemu();
+const kvm = available && hasKvm();
+const versions = available ? (await qemuVersions()).map(({ version }) => version) : [];
+/** From one version to another, where both are here. */
+const pairs = [
+  ['system', '11.1'],
+  ['11.1', '10.0'],
+].filter((pair) => pair.every((version) => versions.includes(version)));
+
+function qemuDrill(...args: string[]): Promise<Finished> {
+  return drill('--guest', 'qemu', '--memory', '128M', ...args);
+}
+
+describe.skipIf(!available)('romulus drill --guest qemu', () => {
+  it.each([
+    ['sigkill', 'all'],
+    ['guest', 'pattern'],
+    ['engine', 'dirty'],
+    ['sigstop', 'shell'],
+  ])('%s under %s: the copy goes on', { timeout: DRILL_MS }, async (kill, workload) => {
+    const finished = await qemuDrill('--kill', kill, '--workload', workload);
+    expectProof(finished);
+    expect(finished.result.promotedEpoch).toBeGreaterThan(0);
+  });
+
+  it('link: one side ends up as the only one', { timeout: DRILL_MS }, async () => {
+    expectProof(await qemuDrill('--kill', 'link'));
+  });
+
+  it('backup: unprotected and said so, then protected again', { timeout: DRILL_MS }, async () => {
+    const finished = await qemuDrill('--kill', 'backup');
+    expectProof(finished);
+    expect(finished.result.promotedEpoch).toBeNull();
+  });
+
+  it('--rejoin: the killed side follows, and it fails over the other way', {
+    timeout: DRILL_MS,
+  }, async () => {
+    const finished = await qemuDrill('--rejoin');
+    expectProof(finished);
+    expect(finished.result.story.join('\n')).toContain('the other way round');
+  });
+
+  it.each(pairs)('from QEMU %s to %s', { timeout: DRILL_MS }, async (from, to) => {
+    expectProof(await qemuDrill('--qemu', from ?? '', '--backup-qemu', to ?? ''));
+  });
+
+  it.skipIf(!kvm)('under KVM', { timeout: DRILL_MS }, async () => {
+    expectProof(await qemuDrill('--workload', 'bare', '--accelerator', 'kvm'));
+  });
+
+  it('leaves nothing in memory', () => {
+    expect(readdirSync('/dev/shm').filter((name) => name.startsWith('romulus'))).toEqual([]);
+  });
+});

@@ -1,0 +1,62 @@
+/** Runs the drill as a user does, by the built command line, and says what a proof is. */
+import { execFile } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { expect } from 'vitest';
+import { CLI_PATH } from '../../src/drill/node-process.ts';
+import type { DrillResult } from '../../src/drill/result.ts';
+
+/** Longest a drill may take, milliseconds. */
+export const DRILL_WAIT_MS = 120_000;
+
+/** How a drill ended. */
+export interface Finished {
+  readonly code: number;
+  readonly result: DrillResult;
+}
+
+/** Runs one drill; its last line is the result. */
+export function drill(...args: string[]): Promise<Finished> {
+  const words = ['drill', '--json', ...args];
+  return new Promise((resolve, reject) => {
+    execFile(
+      process.execPath,
+      [CLI_PATH, ...words],
+      { maxBuffer: 64 * 1024 * 1024, timeout: DRILL_WAIT_MS },
+      (error, stdout, stderr) => {
+        const last = stdout.trim().split('\n').at(-1) ?? '';
+        if (!last.includes('"checks"'))
+          reject(new Error(`${words.join(' ')} gave no result:\n${stdout}\n${stderr}`));
+        else
+          resolve({
+            code: error === null ? 0 : Number(error.code ?? 1),
+            result: JSON.parse(last) as DrillResult,
+          });
+      },
+    );
+  });
+}
+
+/** What every drill must come to, told with all it takes to play it again. */
+export function expectProof({ code, result }: Finished): void {
+  const { seed, kill, evidence } = result;
+  const broken = result.checks.filter(({ ok }) => !ok);
+  expect({ seed, kill, broken, evidence }).toEqual({ seed, kill, broken: [], evidence: null });
+  expect(result).toMatchObject({
+    ok: true,
+    stateMatches: true,
+    outputsLost: 0,
+    outputsReordered: 0,
+  });
+  // A QEMU's console belongs to its host, and is not held back like output to the world.
+  if (result.guest === 'sim') expect(result.releasedByBoth).toBe(0);
+  expect(result.outputsReleased).toBeGreaterThan(0);
+  expect(code).toBe(0);
+}
+
+/** Command lines of living processes that mention the text. */
+export function processesNaming(text: string): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && existsSync(`/proc/${name}/cmdline`))
+    .map((name) => readFileSync(`/proc/${name}/cmdline`, 'latin1'))
+    .filter((line) => line.includes(text));
+}
