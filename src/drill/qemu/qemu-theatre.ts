@@ -178,13 +178,13 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
   }
 
   protected override machineArgs(index: 0 | 1): readonly string[] {
-    const mapping = this.stage.path(`mapping-${NAMES[index]}.json`);
+    const mapping = this.stage.path(`map-${NAMES[index]}.json`);
     writeFileSync(mapping, JSON.stringify(this.#mapping(index)));
     return [
       ...(index === 0 ? ['--qmp', this.qmpSocket] : []),
       '--qemu',
       this.#parts.binaries[index],
-      '--mapping',
+      '--map',
       mapping,
     ];
   }
