@@ -1,8 +1,10 @@
 // romulus-guardian: lets a QEMU machine run on when the engine that had stopped it for a checkpoint
-// died before it could. That is all it does: it takes no decision about roles, and touches neither a
-// machine that runs nor one that somebody else paused.
+// died before it could. It takes no decision about roles, and touches neither a machine that runs
+// nor one that somebody else paused. Last of all it removes the file for device states that a dead
+// engine left behind.
 //
-//     romulus-guardian QMP_SOCKET      stdin: a pipe from the engine; descriptor 3: the pause word
+//     romulus-guardian QMP_SOCKET STATE_FILE
+//                                      stdin: a pipe from the engine; descriptor 3: the pause word
 //
 // The engine's death is the end of the pipe. A byte on the pipe is a farewell: the engine ends
 // orderly and needs nobody. The pause word (memory shared with the engine, native-sim/src/qmp_pause.h)
@@ -109,17 +111,27 @@ bool LetRunOn(const char* path) {
   return false;
 }
 
+// The file stands alone in a directory of its own.
+void RemoveStateFile(const std::string& path) {
+  unlink(path.c_str());
+  const size_t slash = path.rfind('/');
+  if (slash != std::string::npos && slash > 0) rmdir(path.substr(0, slash).c_str());
+}
+
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-  if (argument_count != 2) {
-    std::fprintf(stderr, "usage: romulus-guardian QMP_SOCKET (started by romulus protect)\n");
+  if (argument_count != 3) {
+    std::fprintf(stderr,
+                 "usage: romulus-guardian QMP_SOCKET STATE_FILE (started by romulus protect)\n");
     return 2;
   }
   // What ends a terminal or a service must not end the one that cleans up after it; the pipe does.
   for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) signal(number, SIG_IGN);
-  if (!EngineDied() || !WasInPause()) return 0;
-  if (LetRunOn(arguments[1])) return 0;
+  if (!EngineDied()) return 0;
+  const bool runs_on = !WasInPause() || LetRunOn(arguments[1]);
+  RemoveStateFile(arguments[2]);
+  if (runs_on) return 0;
   std::fprintf(stderr, "romulus-guardian: the machine at %s may still be paused; send it cont\n",
                arguments[1]);
   return 1;

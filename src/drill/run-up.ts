@@ -45,9 +45,12 @@ async function awaitProtection(theatre: Theatre, tell: (text: string) => void): 
   });
 }
 
-/** @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck. */
-function refuseFalseStart(theatre: Theatre): void {
-  const [first] = theatre.takeovers();
+/**
+ * Nobody took over but who had to.
+ * @throws {RomulusError} ERR_HOST_BUSY when the backup took over before anything struck.
+ */
+export function refuseFalseStart(theatre: Theatre, expected = 0): void {
+  const first = theatre.takeovers()[expected];
   if (first === undefined) return;
   throw new RomulusError('ERR_HOST_BUSY', 'the backup took over before anything struck', {
     remedy: 'This host is too busy for heartbeats of 10 ms: leave it some processor time.',

@@ -12,7 +12,7 @@ import type { KvOutcome } from './kv-load.ts';
 import type { SimDrillOptions } from './options.ts';
 import { runRedisBenchmark } from './redis-benchmark.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from './result.ts';
-import { AFTERMATH_MS, MENDED_MS, pause, RUN_MS_MIN, runUp } from './run-up.ts';
+import { AFTERMATH_MS, MENDED_MS, pause, refuseFalseStart, RUN_MS_MIN, runUp } from './run-up.ts';
 import type { SimTheatre } from './sim-theatre.ts';
 import { PROTECT_WAIT_MS } from './theatre.ts';
 import { WorldRecord } from './world-record.ts';
@@ -64,6 +64,7 @@ async function play(
     });
     tell('it follows as the backup; protected the other way round');
     await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
+    refuseFalseStart(theatre, 1);
     outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
   }
   await pause(AFTERMATH_MS);

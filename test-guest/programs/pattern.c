@@ -5,6 +5,9 @@
 // newest generation, those above of the one before, whole, and any page that is torn, stale or of
 // another place shows. Each tick (10 ms) some pages are written and four times as many are checked.
 //
+// Every eighth generation changes all words of a page, each of the others one word in eight: so whole
+// pages travel to the backup, and small changes spread over a page.
+//
 // Says `p ok CHECKED generation G` every second, `p BAD ...` at the first wrong page (and ends).
 // SIGUSR1: checks every page at once and writes the outcome to /run/pattern.result.
 #include <signal.h>
@@ -15,6 +18,7 @@
 #define TICK_NS (10 * NS_PER_MS)
 #define CHECKS_A_WRITE 4
 #define WORDS (PAGE_BYTES / sizeof(uint64_t))
+#define CLASSES 8
 
 static const char *const RESULT_PATH = "/run/pattern.result";
 static const char *const RESULT_DRAFT_PATH = "/run/pattern.draft";
@@ -31,30 +35,45 @@ static void on_check(int signal_number) {
   check_wanted = 1;
 }
 
-static uint64_t first_word(size_t page, uint64_t of_generation) {
-  return of_generation << 32 | page;
+// The generation in which the words of a class (their index modulo 8) were last changed.
+static uint64_t changed_in(uint64_t of_generation, size_t class) {
+  const uint64_t phase = of_generation % CLASSES;
+  return of_generation - phase + (class <= phase ? class : 0);
 }
 
-// Odd, so that no two words of a page are alike; of the generation, so that no half fits another.
-static uint64_t step(size_t page, uint64_t of_generation) {
-  return ((of_generation * 0x9e3779b97f4a7c15u) ^ ((uint64_t)page * 0xc2b2ae3d27d4eb4fu)) | 1;
+// What the words of one page are: for each class the first value, and what is added from one word of
+// the page to the next.
+struct page_words {
+  uint64_t first[CLASSES];
+  uint64_t step[CLASSES];
+};
+
+static struct page_words words_of(size_t page, uint64_t of_generation) {
+  struct page_words made;
+  for (size_t class = 0; class < CLASSES; class++) {
+    const uint64_t changed = changed_in(of_generation, class);
+    made.first[class] = changed << 32 | page;
+    // Odd, so that no two words of a page are alike; of the generation, so that no half fits another.
+    made.step[class] =
+        ((changed * 0x9e3779b97f4a7c15u) ^ ((uint64_t)page * 0xc2b2ae3d27d4eb4fu)) | 1;
+  }
+  return made;
 }
 
 static void write_page(size_t page, uint64_t of_generation) {
   volatile uint64_t *words = memory + page * WORDS;
-  uint64_t value = first_word(page, of_generation);
-  const uint64_t each = step(page, of_generation);
-  for (size_t index = 0; index < WORDS; index++, value += each) words[index] = value;
+  const struct page_words made = words_of(page, of_generation);
+  for (size_t index = 0; index < WORDS; index++)
+    words[index] = made.first[index % CLASSES] + made.step[index % CLASSES] * index;
 }
 
 // The first wrong word, or WORDS when the page is whole.
 static size_t wrong_word(size_t page) {
-  const uint64_t expected = page < cursor ? generation : generation - 1;
   const volatile uint64_t *words = memory + page * WORDS;
-  uint64_t value = first_word(page, expected);
-  const uint64_t each = step(page, expected);
-  for (size_t index = 0; index < WORDS; index++, value += each)
-    if (words[index] != value) return index;
+  const struct page_words made = words_of(page, page < cursor ? generation : generation - 1);
+  for (size_t index = 0; index < WORDS; index++)
+    if (words[index] != made.first[index % CLASSES] + made.step[index % CLASSES] * index)
+      return index;
   return WORDS;
 }
 

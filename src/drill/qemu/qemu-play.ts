@@ -9,7 +9,7 @@ import { type Outcome, playFailover, playStrike } from '../acts.ts';
 import { type Check, falseAlarmCheck } from '../checks.ts';
 import type { QemuDrillOptions } from '../options.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from '../result.ts';
-import { AFTERMATH_MS, MENDED_MS, pause, RUN_MS_MIN, runUp } from '../run-up.ts';
+import { AFTERMATH_MS, MENDED_MS, pause, refuseFalseStart, RUN_MS_MIN, runUp } from '../run-up.ts';
 import { PROTECT_WAIT_MS } from '../theatre.ts';
 import { countCounter, judgeQemu, type QemuEvidence } from './qemu-checks.ts';
 import type { QemuTheatre } from './qemu-theatre.ts';
@@ -72,6 +72,7 @@ async function play(
     tell(again.text);
     checks.push(scrubCheck(again));
     await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
+    refuseFalseStart(theatre, 1);
     outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
   }
   await pause(AFTERMATH_MS);

@@ -61,7 +61,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
     });
     const descriptor = describe(profile, placed, learnt.configuration);
     const fingerprintNow = await fingerprint(qmp);
-    guardian = await Guardian.start(qmpPath);
+    guardian = await Guardian.start(qmpPath, stateFile.path);
     return new QemuGuest({
       qmp,
       pid,

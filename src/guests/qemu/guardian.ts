@@ -1,7 +1,8 @@
 /**
  * The guardian of one QEMU machine: a tiny process that sends `cont` when this one dies in the
- * middle of a pause, and does nothing else (native-sim/src/guardian_main.cc). It outlives us, has
- * its own session, and ends when the pipe to it ends.
+ * middle of a pause, removes the file for device states that we left, and does nothing else
+ * (native-sim/src/guardian_main.cc). It outlives us, has its own session, and ends when the pipe to
+ * it ends.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -26,12 +27,12 @@ export class Guardian {
   }
 
   /**
-   * Starts a guardian for the machine behind this QMP socket.
+   * Starts a guardian for the machine behind this QMP socket, and of the file that its states go to.
    * @throws {RomulusError} ERR_HOST_GUARDIAN when it cannot be started.
    */
-  static async start(qmpPath: string): Promise<Guardian> {
+  static async start(qmpPath: string, stateFilePath: string): Promise<Guardian> {
     const inPause = Memory.create({ name: 'romulus-pause', bytes: PAGE_BYTES });
-    const child = spawn(GUARDIAN_EXECUTABLE, [qmpPath], {
+    const child = spawn(GUARDIAN_EXECUTABLE, [qmpPath, stateFilePath], {
       stdio: ['pipe', 'ignore', 'inherit', inPause.fd],
       detached: true,
     });

@@ -1,9 +1,9 @@
 /** A stock QEMU under our eyes: pauses, what its user does meanwhile, and what happens when we die. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { attachQemu } from '../../../src/guests/qemu/attach.ts';
@@ -193,9 +193,17 @@ describe.runIf(hasQemu)('the guardian', () => {
     const [said] = (await once(child.stdout, 'data')) as [Buffer];
     expect(String(said)).toBe('paused\n');
     expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    const stateFiles = readdirSync(`/proc/${child.pid}/fd`)
+      .map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`))
+      .filter((path) => path.startsWith('/dev/shm/romulus-'));
+    expect(stateFiles).toHaveLength(1);
     child.kill('SIGKILL');
     await eventually(async () => {
       expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+    });
+    await eventually(() => {
+      expect(stateFiles.filter((path) => existsSync(dirname(path)))).toEqual([]);
+      return Promise.resolve();
     });
   });
 });
