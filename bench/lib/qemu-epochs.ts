@@ -117,8 +117,12 @@ export class QemuEpochs {
     let copyMs = 0;
     let pausePages = 0;
     let aheadPages = 0;
-    if (mode === 'ahead' && this.#policy.isWorthwhile)
-      for (const capture of this.#captures) aheadPages += capture.captureAhead().pages;
+    for (let again = mode === 'ahead' && this.#policy.isWorthwhile; again; ) {
+      let pages = 0;
+      for (const capture of this.#captures) pages += capture.captureAhead().pages;
+      again = this.#policy.isWorthwhileAgain(aheadPages, pages);
+      aheadPages += pages;
+    }
     const report = await this.guest.pause(() => {
       if (mode === 'bare') return;
       for (const capture of this.#captures) {
@@ -134,8 +138,8 @@ export class QemuEpochs {
     // A bare pause leaves the dirty set: the next checkpoint must not find two.
     if (mode === 'bare') for (const capture of this.#captures) capture.capture();
     for (const [block, capture] of this.#captures.entries()) {
-      sentBytes += this.#encode(block, capture.stagedAhead());
-      sentBytes += this.#encode(block, capture.staged());
+      for (const staged of [...capture.stagedAhead(), capture.staged()])
+        sentBytes += this.#encode(block, staged);
     }
     const { pauseMs, stopMs, stateMs, resumeMs } = report;
     return {

@@ -1,5 +1,7 @@
 // The JavaScript face of Capture. Everything here is synchronous and belongs to the thread that made
 // the capture: it is meant for a worker thread that has nothing else to do during a pause.
+#include <array>
+
 #include "areas.h"
 #include "border.h"
 #include "capture_core.h"
@@ -18,9 +20,15 @@ constexpr napi_type_tag kCaptureTag = {0x524f4d554c555343ULL, 0x4150545552453031
 struct Holder {
   std::unique_ptr<Capture> capture;
   std::shared_ptr<StagedPages> staged = std::make_shared<StagedPages>();
-  std::shared_ptr<StagedPages> ahead = std::make_shared<StagedPages>();
+  std::array<std::shared_ptr<StagedPages>, kAheadRounds> ahead;
 
-  void Forget() { *staged = *ahead = StagedPages{}; }
+  Holder() {
+    for (auto& list : ahead) list = std::make_shared<StagedPages>();
+  }
+  void Forget() {
+    *staged = StagedPages{};
+    for (auto& list : ahead) *list = StagedPages{};
+  }
 };
 
 Holder& Held(const Napi::Value& value) {
@@ -82,7 +90,9 @@ Napi::Value Take(const Napi::CallbackInfo& info) {
         capture.Take(PageNumber(info[1], "fromPage"), PageNumber(info[2], "pageCount"),
                      info[3].ToBoolean());
     *holder.staged = capture.staged();
-    *holder.ahead = capture.staged_ahead();
+    for (size_t i = 0; i < capture.staged_ahead().size(); ++i) {
+      *holder.ahead[i] = capture.staged_ahead()[i];
+    }
     Report(stats, info[4]);
     return info.Env().Undefined();
   });
@@ -114,7 +124,13 @@ Napi::Value Staged(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value StagedAhead(const Napi::CallbackInfo& info) {
-  return AtBorder(info.Env(), [&] { return Wrap(info.Env(), Held(info[0]).ahead); });
+  return AtBorder(info.Env(), [&] {
+    auto lists = Napi::Array::New(info.Env());
+    for (const auto& list : Held(info[0]).ahead) {
+      if (list->count > 0) lists.Set(lists.Length(), Wrap(info.Env(), list));
+    }
+    return lists;
+  });
 }
 
 Napi::Value StagedIndexes(const Napi::CallbackInfo& info) {

@@ -99,8 +99,8 @@ Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
       range_(range),
       page_count_(range < tracker_->ranges().size() ? tracker_->PageCount(range) : 0),
       memory_(std::move(memory)),
-      // Twice the block: every page may be staged ahead and once more.
-      staging_(2 * std::max<uint64_t>(page_count_, 1)),
+      // Every page may be staged in each list.
+      staging_((kAheadRounds + 1) * std::max<uint64_t>(page_count_, 1)),
       crew_(threads) {
   if (page_count_ == 0) {
     throw Failure("ERR_USAGE_RANGE", "the tracker has no block " + std::to_string(range),
@@ -111,6 +111,7 @@ Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
                   "the mapped memory and the tracked block differ in size",
                   "Map the block's own memory object at its full size.");
   }
+  staged_ahead_.reserve(kAheadRounds);
   part_runs_.resize((page_count_ + kScanPartPages - 1) / kScanPartPages + 1);
 }
 
@@ -124,10 +125,11 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   CaptureStats stats;
   staged_ = StagedPages{};
   if (full || !is_ahead_pending_) {
-    staged_ahead_ = StagedPages{};
+    staged_ahead_.clear();
     is_ahead_pending_ = false;
+    staged_end_ = 0;
   }
-  staged_begin_ = staged_end_ = staged_ahead_.count;
+  staged_begin_ = staged_end_;
   // A full capture runs beside the guest and must not be urgent, so it does without the helper too.
   std::optional<Urgent> urgent;
   if (!full) urgent.emplace();
@@ -145,14 +147,18 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
 
 CaptureStats Capture::TakeAhead() {
   CaptureStats stats;
-  // Pages of an earlier one that no pause followed are still nobody's.
-  if (is_ahead_pending_ || !tracker_->exact_while_running()) return stats;
-  staged_ = StagedPages{};
-  staged_ahead_ = StagedPages{};
-  staged_begin_ = staged_end_ = 0;
+  if (!tracker_->exact_while_running()) return stats;
+  if (!is_ahead_pending_) {
+    staged_ = StagedPages{};
+    staged_ahead_.clear();
+    staged_end_ = 0;
+  }
+  // Pages that no pause followed are still nobody's: they stay.
+  if (staged_ahead_.size() == kAheadRounds) return stats;
+  staged_begin_ = staged_end_;
   const uint64_t begin = NowNs();
   FindDirty(0, page_count_, stats);
-  staged_ahead_ = Finish(begin, NowNs(), true, stats);
+  staged_ahead_.push_back(Finish(begin, NowNs(), true, stats));
   is_ahead_pending_ = true;
   return stats;
 }

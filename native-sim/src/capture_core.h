@@ -16,9 +16,10 @@
 //
 // TakeAhead is a capture of the dirty pages while the machine still runs, one thread of ordinary
 // priority, whose pages are kept: the next Take stages after them only what was written since, so a
-// pause pays for the last moments alone. A page may then be staged twice; the later copy counts, and
-// of a page that is only in the first list no byte changed since, because tracking of it began anew
-// before it was copied. It needs a tracker that is exact while the machine runs.
+// pause pays for the last moments alone. It may be repeated (kAheadRounds): a long copy leaves time for
+// new writes. A page may then be staged several times; the last copy counts, and since it no byte
+// changed, because tracking of the page began anew before it was copied. It needs a tracker that is
+// exact while the machine runs.
 //
 // After a Failure of Take the pages taken from the tracker are known to nobody any more: the next
 // capture must be full. Threads: one at a time. Plain C++.
@@ -63,6 +64,9 @@ class Staging {
   uint32_t* page_index_ = nullptr;
 };
 
+// So often pages may be copied ahead of one pause.
+constexpr size_t kAheadRounds = 2;
+
 class Capture {
  public:
   // `memory` may be null. threads: 1 or 2.
@@ -72,8 +76,8 @@ class Capture {
   CaptureStats Take(uint32_t first_page, uint32_t page_count, bool full);
   CaptureStats TakeAhead();
   const StagedPages& staged() const { return staged_; }
-  // What TakeAhead staged for this Take.
-  const StagedPages& staged_ahead() const { return staged_ahead_; }
+  // What TakeAhead staged for this Take, in the order of the calls.
+  const std::vector<StagedPages>& staged_ahead() const { return staged_ahead_; }
   uint32_t page_count() const { return page_count_; }
   // Pages that wait for a Take stay.
   void Trim() {
@@ -97,7 +101,7 @@ class Capture {
   std::shared_ptr<MappedMemory> memory_;
   Staging staging_;
   StagedPages staged_;
-  StagedPages staged_ahead_;
+  std::vector<StagedPages> staged_ahead_;
   // The list being staged begins here, after what TakeAhead left, and ends there.
   size_t staged_begin_ = 0;
   size_t staged_end_ = 0;

@@ -285,8 +285,12 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
   let copyMs = 0;
   let pausePages = 0;
   let aheadPages = 0;
-  if (ahead.isWorthwhile)
-    for (const { capture } of blocks) aheadPages += capture.captureAhead().pages;
+  for (let again = ahead.isWorthwhile; again; ) {
+    let pages = 0;
+    for (const { capture } of blocks) pages += capture.captureAhead().pages;
+    again = ahead.isWorthwhileAgain(aheadPages, pages);
+    aheadPages += pages;
+  }
   const report = await guest.pause(() => {
     for (const { capture } of blocks) {
       const stats = capture.capture({});
@@ -300,9 +304,9 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
   const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');
 
-  // A page copied ahead and again in the pause is in both lists; applied in order, the later wins.
+  // A page copied ahead and again later is in several lists; applied in order, the last wins.
   const results = blocks.flatMap(({ capture, baseline, block }) =>
-    [capture.stagedAhead(), capture.staged()].map((staged) =>
+    [...capture.stagedAhead(), capture.staged()].map((staged) =>
       baseline.encode(staged, { blockId: block.id, epoch: request.epoch, mode: 'delta' }),
     ),
   );

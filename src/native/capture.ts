@@ -39,7 +39,7 @@ interface CaptureNative {
   ): void;
   captureTakeAhead(handle: CaptureHandle, stats: Float64Array): void;
   captureStaged(handle: CaptureHandle): StagedPages;
-  captureStagedAhead(handle: CaptureHandle): StagedPages;
+  captureStagedAhead(handle: CaptureHandle): StagedPages[];
   captureStagedIndexes(handle: CaptureHandle): Uint32Array;
   captureStagedPage(handle: CaptureHandle, position: number): Buffer;
   captureTrim(handle: CaptureHandle): void;
@@ -124,9 +124,10 @@ export class Capture {
   /**
    * Stages the dirty pages of the whole block while the machine runs, and keeps them: the next
    * `capture` stages after them only what was written since, so that a pause pays for the last
-   * moments alone. Encode `stagedAhead` first and `staged` after it: a page may be in both, and the
-   * later copy counts. Does nothing when an earlier one still waits for its `capture`, or when the
-   * tracker is not exact while the machine runs.
+   * moments alone. It may be called twice, for what was written during a long first copy. Encode the
+   * lists of `stagedAhead` in order and `staged` after them: a page may be in several, and the last
+   * copy counts. Lists that no `capture` followed stay. Does nothing a third time, or when the tracker
+   * is not exact while the machine runs.
    * @throws {RomulusError} as `capture`.
    */
   captureAhead(): CaptureStats {
@@ -143,8 +144,8 @@ export class Capture {
     return callNative(() => this.#native.captureStaged(this.#handle));
   }
 
-  /** What `captureAhead` staged for the last `capture`; otherwise as `staged`. */
-  stagedAhead(): StagedPages {
+  /** What `captureAhead` staged for the last `capture`, in order; otherwise as `staged`. */
+  stagedAhead(): StagedPages[] {
     return callNative(() => this.#native.captureStagedAhead(this.#handle));
   }
 

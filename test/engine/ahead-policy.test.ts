@@ -20,24 +20,38 @@ describe('AheadPolicy', () => {
     }
   });
 
-  it('rests ever longer while copies are in vain, and not at all once they pay', () => {
+  it('shrugs off a copy in vain now and then', () => {
     const policy = new AheadPolicy();
     policy.record(0, 1000);
-    const restAfter = (pausePages: number): number => {
+    for (let epoch = 0; epoch < 60; epoch += 1) {
       expect(policy.isWorthwhile).toBe(true);
-      policy.record(1000, pausePages);
-      let rested = 0;
-      while (!policy.isWorthwhile) {
-        policy.record(0, 1000);
-        rested += 1;
-        expect(rested).toBeLessThan(100);
-      }
-      return rested;
-    };
-    const vain = [900, 900, 900].map((pages) => restAfter(pages));
-    expect(vain).toEqual([...vain].sort((left, right) => left - right));
-    expect(vain[2]).toBeGreaterThan(vain[0] ?? 0);
-    expect(restAfter(100)).toBe(0);
-    expect(restAfter(900)).toBe(vain[0]);
+      policy.record(1000, epoch % 3 === 0 ? 900 : 10);
+    }
+  });
+
+  it('rests when copies are in vain all the time, and comes back when they pay again', () => {
+    const policy = new AheadPolicy();
+    policy.record(0, 1000);
+    let tried = 0;
+    for (let epoch = 0; epoch < 400; epoch += 1) {
+      if (policy.isWorthwhile) tried += 1;
+      policy.record(policy.isWorthwhile ? 1000 : 0, 900);
+    }
+    expect(tried).toBeGreaterThan(5);
+    expect(tried).toBeLessThan(40);
+    let paid = 0;
+    for (let epoch = 0; epoch < 100; epoch += 1) {
+      const copies = policy.isWorthwhile;
+      if (copies) paid += 1;
+      policy.record(copies ? 1000 : 0, copies ? 10 : 1000);
+    }
+    expect(paid).toBeGreaterThan(60);
+  });
+
+  it('copies a second round after a long first one', () => {
+    const policy = new AheadPolicy();
+    expect(policy.isWorthwhileAgain(0, 200)).toBe(false);
+    expect(policy.isWorthwhileAgain(0, 16_000)).toBe(true);
+    expect(policy.isWorthwhileAgain(16_000, 16_000)).toBe(false);
   });
 });

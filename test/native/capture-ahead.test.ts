@@ -58,13 +58,16 @@ test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
       await sleep(EPOCH_MS);
       aheadPages += capture.captureAhead().pages;
       if (epoch % 5 === 0) {
-        // The pause was refused: what was copied waits for the next one.
-        expect(capture.captureAhead().pages).toBe(0);
+        // The pause was refused: what was copied waits for the next one, and there is room for one
+        // more round only.
         await sleep(EPOCH_MS);
+        aheadPages += capture.captureAhead().pages;
+        await sleep(EPOCH_MS);
+        expect(capture.captureAhead().pages).toBe(0);
       }
       await control.command('stop');
       capture.capture();
-      take(capture.stagedAhead(), epoch);
+      for (const staged of capture.stagedAhead()) take(staged, epoch);
       take(capture.staged(), epoch);
       expect(image.compare(ram), `epoch ${epoch}`).toBe(-1);
       await control.command('cont');
@@ -74,12 +77,7 @@ test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
     await control.command('stop');
     capture.capture();
     take(capture.staged(), EPOCHS + 1);
-    const { rawBytes } = baseline.encode(capture.stagedAhead(), {
-      blockId: 0,
-      epoch: EPOCHS + 1,
-      mode: 'delta',
-    });
-    expect(rawBytes).toBe(0);
+    expect(capture.stagedAhead()).toHaveLength(0);
     expect(image.compare(ram)).toBe(-1);
   },
 );

@@ -38,13 +38,15 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
     ...(binary !== undefined && { binary }),
     ...(mapping !== undefined && { mapping }),
   };
-  refuseIfAny(
-    profile.name,
-    await refusalsOnBackup(profile, {
-      ...ours,
-      ramDirectory: ramDirectory ?? DEFAULT_RAM_DIRECTORY,
-    }),
+  const refusals = await refusalsOnBackup(profile, {
+    ...ours,
+    ramDirectory: ramDirectory ?? DEFAULT_RAM_DIRECTORY,
+  });
+  // Memory without a file is not bounded by any tmpfs; whether it fits is checked when it is made.
+  const against = refusals.filter(
+    ({ code }) => code !== 'memory-room' || ramDirectory !== undefined,
   );
+  refuseIfAny(profile.name, against);
   return await prepareIncomingQemu({
     descriptor,
     directory,
