@@ -80,6 +80,24 @@ export const AREAS: readonly Area[] = [
       ),
   },
   {
+    name: 'qemu-run',
+    title: 'A Linux in a real QEMU under protection: slowdown and pace',
+    withinSeconds: { quick: 240, full: 900 },
+    run: async (settings) =>
+      (await import('../qemu-run.bench.ts')).run(
+        isQuick(settings) ? { jobSeconds: 4, jobRounds: 1, paceSeconds: 10 } : {},
+      ),
+  },
+  {
+    name: 'qemu-peers',
+    title: 'A real QEMU beside COLO and full images',
+    withinSeconds: { quick: 240, full: 600 },
+    run: async (settings) =>
+      (await import('../qemu-peers.bench.ts')).run(
+        isQuick(settings) ? { seconds: 3, dirtySets: [1000] } : {},
+      ),
+  },
+  {
     name: 'sweep',
     title: 'Interval x workload x rate',
     withinSeconds: { quick: 120, full: 600 },
