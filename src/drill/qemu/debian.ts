@@ -15,6 +15,8 @@ const MIRROR = 'http://deb.debian.org/debian';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /** Tells how long work goes on. */
+const LISTS_LOCK = '/run/lock/romulus-apt-lists';
+
 export type Say = (text: string) => void;
 
 export function isRoot(): boolean {
@@ -31,6 +33,11 @@ export function requireApt(wanted: string): void {
       remedy: 'Use a Debian host (or a debian:bookworm container) for this.',
     },
   );
+}
+
+/** apt refuses to fetch its lists twice at a time, and several test processes may begin together. */
+export async function updateLists(): Promise<void> {
+  await runHelper('flock', [LISTS_LOCK, 'apt-get', '-q', 'update']);
 }
 
 async function unpackAll(packages: string, root: string): Promise<void> {
@@ -72,7 +79,7 @@ export async function unpackSystemPackages(
     } catch (error) {
       if (!isRoot()) throw error;
       say('updating the lists of packages');
-      await runHelper('apt-get', ['-q', 'update']);
+      await updateLists();
       await download();
     }
   } catch (cause) {

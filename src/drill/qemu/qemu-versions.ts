@@ -10,7 +10,7 @@ import { delimiter, join } from 'node:path';
 import { RomulusError } from '../../base/errors.ts';
 import { cached } from './cache.ts';
 import { runHelper } from './command.ts';
-import { isRoot, type Say, unpackForeignPackage } from './debian.ts';
+import { isRoot, type Say, unpackForeignPackage, updateLists } from './debian.ts';
 
 const SYSTEM_BINARY = 'qemu-system-x86_64';
 const PACKAGE = 'qemu-system-x86';
@@ -44,7 +44,7 @@ export async function ensureQemu(say: Say = () => undefined): Promise<string> {
   const env = { DEBIAN_FRONTEND: 'noninteractive' };
   try {
     say(`installing ${PACKAGE} with apt`);
-    await runHelper('apt-get', ['-q', 'update'], { env });
+    await updateLists();
     await runHelper(
       'apt-get',
       ['-qy', '-o', DPKG_LOCK, '--no-install-recommends', 'install', PACKAGE],

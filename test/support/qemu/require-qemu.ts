@@ -3,6 +3,7 @@
  * otherwise the tests are skipped with one loud line, or fail when ROMULUS_REQUIRE_ALL=1.
  */
 import { closeSync, constants, openSync } from 'node:fs';
+import { RomulusError } from '../../../src/base/errors.ts';
 import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { ensureQemu, QEMU_VERSIONS, qemuOfVersion } from '../../../src/drill/qemu/qemu-versions.ts';
 
@@ -49,7 +50,10 @@ async function findVersions(): Promise<TestQemu[]> {
     try {
       found.push({ version, binary: await qemuOfVersion(version) });
     } catch (error) {
-      skipLoudly(`QEMU ${version}`, error);
+      // A suite that has moved on to a newer QEMU is nobody's mistake here.
+      if (error instanceof RomulusError && error.code === 'ERR_HOST_QEMU_VERSION')
+        process.stderr.write(`SKIPPED: QEMU ${version}: ${error.message}\n`);
+      else skipLoudly(`QEMU ${version}`, error);
     }
   }
   return found;

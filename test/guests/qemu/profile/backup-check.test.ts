@@ -10,6 +10,9 @@ import type { QemuProfile } from '../../../../src/guests/qemu/profile/profile.ts
 import { readProfile } from '../../../../src/guests/qemu/profile/read-profile.ts';
 import { device } from './example-profile.ts';
 import { Bench } from './start-qemu.ts';
+import { requireQemu } from '../../../support/qemu/require-qemu.ts';
+
+const hasQemu = await requireQemu();
 
 let bench: Bench;
 let facilities: BackupFacilities;
@@ -33,7 +36,7 @@ async function codes(profile: QemuProfile, own: Partial<BackupFacilities> = {}):
   return refusals.map(({ code }) => code);
 }
 
-describe('a backup', () => {
+describe.skipIf(!hasQemu)('a backup', () => {
   it('takes a machine that its QEMU can run', async () => {
     const profile = await profileOf('-nodefaults -machine q35 -accel tcg -cpu max -m 64');
     expect(await refusalsOnBackup(profile, facilities)).toEqual([]);

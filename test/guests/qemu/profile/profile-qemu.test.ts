@@ -14,6 +14,9 @@ import { readProfile } from '../../../../src/guests/qemu/profile/read-profile.ts
 import { refusalsOf } from '../../../../src/guests/qemu/profile/refusals.ts';
 import type { QmpClient } from '../../../../src/guests/qemu/qmp/qmp-client.ts';
 import { Bench, QEMU, type StartedQemu } from './start-qemu.ts';
+import { requireQemu } from '../../../support/qemu/require-qemu.ts';
+
+const hasQemu = await requireQemu();
 
 const MIB = 1024 * 1024;
 let bench: Bench;
@@ -127,7 +130,7 @@ async function expectAccepts(source: StartedQemu, copy: StartedQemu): Promise<vo
     .not.toMatchObject({ status: 'inmigrate' });
 }
 
-describe('a machine with', () => {
+describe.skipIf(!hasQemu)('a machine with', () => {
   const configurations: Readonly<Record<string, string>> = {
     'q35 and nothing else': '-nodefaults -machine q35 -accel tcg -m 64',
     'pc and no -m': '-nodefaults -M pc,accel=kvm:tcg',
@@ -276,7 +279,7 @@ describe('a machine with', () => {
   });
 });
 
-describe('refusals of a real machine', () => {
+describe.skipIf(!hasQemu)('refusals of a real machine', () => {
   const codes = async (line: string): Promise<string[]> => {
     const source = await bench.source([...BARE, ...line.split(' ')]);
     return refusalsOf(await readProfile(source.client, source.pid)).map(({ code }) => code);
@@ -302,7 +305,7 @@ describe('refusals of a real machine', () => {
   });
 });
 
-describe('reading', () => {
+describe.skipIf(!hasQemu)('reading', () => {
   it('refuses a process that is not the machine', async () => {
     const source = await bench.source(BARE);
     await expect(readProfile(source.client, process.pid)).rejects.toMatchObject({

@@ -7,6 +7,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { QmpEvent } from '../../../../src/guests/qemu/qmp/messages.ts';
 import { QmpClient } from '../../../../src/guests/qemu/qmp/qmp-client.ts';
+import { requireQemu } from '../../../support/qemu/require-qemu.ts';
+
+const hasQemu = await requireQemu();
 
 const QEMU = 'qemu-system-x86_64';
 let directory: string;
@@ -38,7 +41,7 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-describe('a real QEMU', () => {
+describe.skipIf(!hasQemu)('a real QEMU', () => {
   it('greets, answers, refuses and tells events', async () => {
     const client = await connectSoon();
     const events: QmpEvent[] = [];
