@@ -40,8 +40,12 @@ export interface DrillResult {
   /** From the strike to the first output of the new copy, as heard outside. */
   readonly rtoMs: number | null;
   readonly pauseMs: SpreadMs;
+  readonly stopMs: SpreadMs;
   readonly scanMs: SpreadMs;
   readonly copyMs: SpreadMs;
+  /** How long the device state was still waited for when the capture was done. */
+  readonly stateMs: SpreadMs;
+  readonly resumeMs: SpreadMs;
   readonly outputDelayMs: SpreadMs;
   readonly dirtyPages: { readonly p50: number; readonly max: number };
   readonly bytesRaw: number;
@@ -74,8 +78,11 @@ export function figuresOf(
   | 'tracker'
   | 'epochs'
   | 'pauseMs'
+  | 'stopMs'
   | 'scanMs'
   | 'copyMs'
+  | 'stateMs'
+  | 'resumeMs'
   | 'outputDelayMs'
   | 'dirtyPages'
   | 'bytesRaw'
@@ -85,8 +92,11 @@ export function figuresOf(
     tracker: before?.tracker ?? null,
     epochs: before?.ackedEpoch ?? 0,
     pauseMs: spread(before?.pauseMs),
+    stopMs: spread(before?.stopMs),
     scanMs: spread(before?.scanMs),
     copyMs: spread(before?.copyMs),
+    stateMs: spread(before?.stateMs),
+    resumeMs: spread(before?.resumeMs),
     outputDelayMs: spread(before?.outputDelayMs),
     dirtyPages: { p50: before?.dirtyPages.p50 ?? 0, max: before?.dirtyPages.max ?? 0 },
     bytesRaw: before?.bytesRaw ?? 0,
@@ -102,6 +112,7 @@ function spread(value: Spread | undefined): SpreadMs {
 export interface DrillSummary {
   readonly schemaVersion: 1;
   readonly summary: true;
+  readonly guest: DrillOptions['guest'];
   readonly workload: string;
   readonly kill: Kill;
   readonly runs: number;
@@ -134,7 +145,7 @@ function numbers(values: readonly (number | null)[]): number[] {
  */
 export function summarise(
   results: readonly DrillResult[],
-  shape: { readonly workload: string; readonly kill: Kill; readonly runs: number },
+  shape: Pick<DrillSummary, 'guest' | 'workload' | 'kill' | 'runs'>,
   brokenSeeds: readonly number[],
 ): DrillSummary {
   const failed = results.filter((result) => !result.ok).map((result) => result.seed);

@@ -110,6 +110,12 @@ function printResult(result: DrillResult): void {
       `${formatMs(result.pauseMs.p50)} / ${formatMs(result.pauseMs.p99)} / ${formatMs(result.pauseMs.max)}`,
     ],
     [
+      'of which stop, scan, copy, state, resume (p50)',
+      [result.stopMs, result.scanMs, result.copyMs, result.stateMs, result.resumeMs]
+        .map(({ p50 }) => formatMs(p50))
+        .join(' / '),
+    ],
+    [
       'output delay p50 / p99',
       `${formatMs(result.outputDelayMs.p50)} / ${formatMs(result.outputDelayMs.p99)}`,
     ],
@@ -252,7 +258,12 @@ async function runTimes(flags: DrillFlags): Promise<void> {
   }
   const summary = summarise(
     results,
-    { workload: optionsOf(flags, firstSeed).workload, kill: flags.kill, runs: flags.times },
+    {
+      guest: flags.guest,
+      workload: optionsOf(flags, firstSeed).workload,
+      kill: flags.kill,
+      runs: flags.times,
+    },
     brokenSeeds,
   );
   if (flags.times > 1) {
