@@ -62,11 +62,16 @@ bool WasInPause() {
 int Connect(const char* path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (strlen(path) >= sizeof(address.sun_path)) return -1;
+  if (strlen(path) >= sizeof(address.sun_path)) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
   strcpy(address.sun_path, path);
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) return fd;
+  const int why = errno;
   if (fd >= 0) close(fd);
+  errno = why;
   return -1;
 }
 
@@ -99,6 +104,8 @@ bool LetRunOn(const char* path) {
   const int64_t deadline_ms = NowMs() + kRescueMs;
   while (NowMs() < deadline_ms) {
     const int fd = Connect(path);
+    // Nobody listens there any more: the machine died with its engine.
+    if (fd < 0 && (errno == ECONNREFUSED || errno == ENOENT)) return true;
     const bool done =
         fd >= 0 && Expect(fd, "\"QMP\"", deadline_ms) &&
         Ask(fd, "{\"execute\":\"qmp_capabilities\",\"id\":\"guardian-hello\"}\n", "guardian-hello",

@@ -10,6 +10,9 @@ import { RomulusError } from '../base/errors.ts';
 
 /** Longest wait for a killed process to be gone. */
 export const REAP_MS = 5000;
+/** Longest wait for the guardians of killed engines to have cleared up. */
+const GUARDIAN_MS = 1000;
+const POLL_MS = 10;
 
 /** How a child is started. */
 export interface ChildOptions {
@@ -94,11 +97,15 @@ export class Stage {
     if (!this.#closed) {
       this.#closed = true;
       for (const child of this.#children) if (!child.isGone()) child.process.kill('SIGKILL');
-      killNaming(this.directory);
+      killNaming(this.directory, { andGuardians: false });
       await Promise.race([
         Promise.all(this.#children.map((child) => child.gone)),
         new Promise((resolve) => setTimeout(resolve, REAP_MS).unref()),
       ]);
+      const deadlineMs = performance.now() + GUARDIAN_MS;
+      while (pidsNaming(this.directory).length > 0 && performance.now() < deadlineMs)
+        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      killNaming(this.directory, { andGuardians: true });
     }
     if (!options.keepFiles) rmSync(this.directory, { recursive: true, force: true });
   }
@@ -106,7 +113,7 @@ export class Stage {
   /** The same at once, from an exit handler where nothing can be waited for. */
   closeNow(): void {
     for (const child of this.#children) if (!child.isGone()) killIfThere(child.pid);
-    killNaming(this.directory);
+    killNaming(this.directory, { andGuardians: false });
   }
 }
 
@@ -114,10 +121,18 @@ export class Stage {
  * A promoted machine outlives the engine that started it, and is no child of ours. Its command line
  * names our directory, which nobody else's does: the name was drawn at random for this drill.
  */
-function killNaming(directory: string): void {
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
-    if (commandLine(name).includes(`${directory}/`)) killIfThere(Number(name));
+function pidsNaming(directory: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((name) => commandLine(name).includes(`${directory}/`))
+    .map(Number);
+}
+
+/** A guardian whose engine died clears up after it and ends by itself. */
+function killNaming(directory: string, options: { readonly andGuardians: boolean }): void {
+  for (const pid of pidsNaming(directory)) {
+    const [program = ''] = commandLine(String(pid)).split('\0');
+    if (options.andGuardians || !program.endsWith('/romulus-guardian')) killIfThere(pid);
   }
 }
 

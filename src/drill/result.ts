@@ -39,6 +39,11 @@ export interface DrillResult {
   readonly promoteMs: number | null;
   /** From the strike to the first output of the new copy, as heard outside. */
   readonly rtoMs: number | null;
+  /**
+   * The longest time in which the machine's console said nothing, though its counter should have,
+   * of the primary until the strike and of the last copy since it spoke; null where there is none.
+   */
+  readonly stallMs: { readonly primary: number; readonly survivor: number } | null;
   readonly pauseMs: SpreadMs;
   readonly stopMs: SpreadMs;
   readonly scanMs: SpreadMs;

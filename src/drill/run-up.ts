@@ -62,3 +62,13 @@ export function refuseFalseStart(theatre: Theatre, expected = 0): void {
 export function pause(durationMs: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, durationMs));
 }
+
+/** Has the side that fell come back; one whose engine lives becomes the backup by itself. */
+export async function rejoin(theatre: Theatre, tell: (text: string) => void): Promise<void> {
+  if (!theatre.node(0).child.isGone()) {
+    tell('the engine of the fallen side lives, and follows by itself');
+    return;
+  }
+  tell('the fallen side is started again by the same command');
+  await theatre.startNode(0);
+}

@@ -12,7 +12,15 @@ import type { KvOutcome } from './kv-load.ts';
 import type { SimDrillOptions } from './options.ts';
 import { runRedisBenchmark } from './redis-benchmark.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from './result.ts';
-import { AFTERMATH_MS, MENDED_MS, pause, refuseFalseStart, RUN_MS_MIN, runUp } from './run-up.ts';
+import {
+  AFTERMATH_MS,
+  MENDED_MS,
+  pause,
+  refuseFalseStart,
+  rejoin,
+  RUN_MS_MIN,
+  runUp,
+} from './run-up.ts';
 import type { SimTheatre } from './sim-theatre.ts';
 import { PROTECT_WAIT_MS } from './theatre.ts';
 import { WorldRecord } from './world-record.ts';
@@ -56,8 +64,7 @@ async function play(
   const struckAtNs = process.hrtime.bigint();
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
   if (options.rejoin && outcomes[0]?.heir === 1) {
-    tell('the fallen side is started again by the same command');
-    await theatre.startNode(0);
+    await rejoin(theatre, tell);
     await theatre.node(1).waitForState(['protected'], {
       withinMs: PROTECT_WAIT_MS,
       after: outcomes[0].eventsSeen,
@@ -146,6 +153,7 @@ function judge(options: SimDrillOptions, tale: Tale): DrillVerdict {
       first === undefined || first.heir === null
         ? null
         : silenceMs(tale.evidence.record, first.heir, first.struckAtNs),
+    stallMs: null,
     incrementsAcknowledged: tale.kv?.incrementsAcknowledged ?? null,
     ok: checks.every(({ ok }) => ok),
     checks,

@@ -69,3 +69,14 @@ export function countBreaks(tenure: Tenure): number {
 export function lastNumberBefore(tenure: Tenure, instantNs: bigint): number {
   return tenure.counted.findLast(({ atNs }) => atNs < instantNs)?.number ?? 0;
 }
+
+/** The longest time between two numbers of the counter read before an instant, milliseconds. */
+export function longestStallMs(tenure: Tenure, untilNs: bigint | null): number {
+  let longestNs = 0n;
+  for (const [index, { atNs }] of tenure.counted.entries()) {
+    const previous = tenure.counted[index - 1];
+    if (previous === undefined || (untilNs !== null && atNs >= untilNs)) continue;
+    if (atNs - previous.atNs > longestNs) longestNs = atNs - previous.atNs;
+  }
+  return Number(longestNs) / 1e6;
+}

@@ -8,7 +8,13 @@
  */
 import { type Check, countAckGaps } from '../checks.ts';
 import type { AuditLine, Takeover } from '../evidence.ts';
-import { countBreaks, lastNumberBefore, type Tenure, tenureOf } from './console-record.ts';
+import {
+  countBreaks,
+  lastNumberBefore,
+  longestStallMs,
+  type Tenure,
+  tenureOf,
+} from './console-record.ts';
 import type { SerialText } from './serial-line.ts';
 
 /** What the guest told over its control line. */
@@ -238,17 +244,47 @@ export function checkPrograms(evidence: QemuEvidence): Check {
   };
 }
 
+/** The kernel's watchdog of clocks looks twice a second, and tells how long it did not. */
+const WATCHDOG_MS = 500;
+const SLACK_MS = 200;
+/** Complaints of a kernel whose processor was not run for a while: the group is that while in ns. */
+const STARVED = [
+  /clocksource: Long readout interval, skipping watchdog check: cs_nsec: (\d+)/,
+  /hrtimer: interrupt took (\d+) ns/,
+];
+
+/**
+ * The time for which the kernel says that it was not run, when it says nothing else. That a busy host
+ * let the machine wait is no fault of the copy, as long as its console was silent for as long: a
+ * clock that jumped would tell the same without such a silence.
+ */
+function starvedMs(complaint: string): number | null {
+  for (const pattern of STARVED) {
+    const match = pattern.exec(complaint);
+    if (match?.[1] !== undefined) return Number(match[1]) / 1e6;
+  }
+  return null;
+}
+
 /** The guest's kernel found nothing to complain about since before the strike. */
 export function checkKernelLog(evidence: QemuEvidence): Check {
   const known = new Set(evidence.before?.complaints);
   const fresh = (evidence.after?.complaints ?? []).filter((line) => !known.has(line));
+  const stallMs = Math.max(...tenuresOf(evidence).map((tenure) => longestStallMs(tenure, null)));
+  const serious = fresh.filter((line) => {
+    const waitedMs = starvedMs(line);
+    return waitedMs === null || waitedMs > stallMs + WATCHDOG_MS + SLACK_MS;
+  });
+  const starved = fresh.length - serious.length;
   return {
     name: 'kernel log',
-    ok: fresh.length === 0,
+    ok: serious.length === 0,
     text:
-      fresh.length === 0
-        ? 'no new warning in the guest'
-        : `${fresh.length} new: ${fresh.slice(0, 3).join(' / ')}`,
+      serious.length > 0
+        ? `${serious.length} new: ${serious.slice(0, 3).join(' / ')}`
+        : starved === 0
+          ? 'no new warning in the guest'
+          : `${starved} times the kernel noticed that this busy host did not run it; nothing else`,
   };
 }
 

@@ -9,9 +9,18 @@ import { type Outcome, playFailover, playStrike } from '../acts.ts';
 import { type Check, falseAlarmCheck } from '../checks.ts';
 import type { QemuDrillOptions } from '../options.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from '../result.ts';
-import { AFTERMATH_MS, MENDED_MS, pause, refuseFalseStart, RUN_MS_MIN, runUp } from '../run-up.ts';
+import {
+  AFTERMATH_MS,
+  MENDED_MS,
+  pause,
+  refuseFalseStart,
+  rejoin,
+  RUN_MS_MIN,
+  runUp,
+} from '../run-up.ts';
 import { PROTECT_WAIT_MS } from '../theatre.ts';
-import { countCounter, judgeQemu, type QemuEvidence } from './qemu-checks.ts';
+import { longestStallMs } from './console-record.ts';
+import { countCounter, judgeQemu, type QemuEvidence, tenuresOf } from './qemu-checks.ts';
 import type { QemuTheatre } from './qemu-theatre.ts';
 
 const NS_PER_MS = 1e6;
@@ -61,8 +70,7 @@ async function play(
   const before = theatre.node(0).progress;
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
   if (options.rejoin && outcomes[0]?.heir === 1) {
-    tell('the fallen side is started again by the same command');
-    await theatre.startNode(0);
+    await rejoin(theatre, tell);
     await theatre.node(1).waitForState(['protected'], {
       withinMs: PROTECT_WAIT_MS,
       after: outcomes[0].eventsSeen,
@@ -106,6 +114,16 @@ function silenceMs({ evidence, outcomes }: Tale): number | null {
   return heard === undefined ? null : Number(heard.atNs - struckAtNs) / NS_PER_MS;
 }
 
+function stallsOf({ evidence, outcomes }: Tale): { primary: number; survivor: number } {
+  const tenures = tenuresOf(evidence);
+  const [first, last] = [tenures[0], tenures.at(-1)];
+  const struckAtNs = outcomes[0]?.struckAtNs ?? null;
+  return {
+    primary: first === undefined ? 0 : longestStallMs(first, struckAtNs),
+    survivor: last === undefined ? 0 : longestStallMs(last, null),
+  };
+}
+
 function judge(theatre: QemuTheatre, options: QemuDrillOptions, tale: Tale): DrillVerdict {
   const { evidence, outcomes, before } = tale;
   const own = judgeQemu(evidence);
@@ -138,6 +156,7 @@ function judge(theatre: QemuTheatre, options: QemuDrillOptions, tale: Tale): Dri
     waitedMs: first?.waitedMs ?? null,
     promoteMs: first?.promoteMs ?? null,
     rtoMs: silenceMs(tale),
+    stallMs: stallsOf(tale),
     incrementsAcknowledged: null,
     ok: checks.every(({ ok }) => ok),
     checks,
