@@ -88,6 +88,7 @@ export class PrimaryRole implements Role {
         heartbeat,
         core: this.#core(),
         instance,
+        machinePid: attached.pid,
         descriptor: attached.descriptor,
         openDisk: async () => {
           const { disk } = attached;

@@ -13,6 +13,7 @@ import { Primary } from '../core/primary.ts';
 import type { PrimaryEffect, PrimaryEvent, PrimaryStateName } from '../core/primary-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
 import type { GuestDescriptor, GuestLoss } from '../guests/guest.ts';
+import { hasEndedWithin } from '../guests/process.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
 import type { Heartbeat } from '../signals/heartbeat.ts';
@@ -32,7 +33,13 @@ export interface PrimarySessionOptions extends PipelineOptions {
   readonly heartbeat: Heartbeat;
   readonly core: Primary;
   readonly instance: Instance;
+  /** The machine's process. */
+  readonly machinePid: number;
 }
+
+const SETTLING = 'whether the machine is dying is being found out';
+/** How long a machine may take to be dead once it began to close its sockets. */
+const MACHINE_DEATH_MS = 500;
 
 /** Why the session ended. */
 export type PrimaryOutcome =
@@ -74,6 +81,8 @@ export class PrimarySession {
   #framesThrough = 0;
   /** Why the term ends, when the machine ended it and was not lost. */
   #loss: GuestLoss | null = null;
+  /** Whether the machine is dying is being found out. */
+  #isSettling = false;
   readonly #scrub = new Scrub();
 
   constructor(options: PrimarySessionOptions) {
@@ -157,7 +166,23 @@ export class PrimarySession {
   diskLost(error: RomulusError): void {
     this.#log.error({ error: error.toJSON() }, 'the disk is no longer followed');
     this.#pipeline.breakLineage();
-    this.#dropAll(error);
+    void this.#settleBreak(error);
+  }
+
+  /**
+   * The lineage is broken: the backup needs a new image, unless the machine is dying. Then it is the
+   * backup's turn, and giving it up would leave nobody to take over. A machine's sockets close before
+   * we hear that it is dead, so it is given a moment; no checkpoint is taken meanwhile.
+   */
+  async #settleBreak(error: RomulusError): Promise<void> {
+    if (this.#isSettling) return;
+    this.#isSettling = true;
+    const { machinePid } = this.#options;
+    const hasDied = await hasEndedWithin(machinePid, MACHINE_DEATH_MS);
+    this.#isSettling = false;
+    if (hasDied)
+      this.guestLost({ kind: 'died', why: `process ${machinePid} has ended: ${error.message}` });
+    else if (!this.#ended) this.#dropAll(error);
   }
 
   /** A backup dialled. */
@@ -399,6 +424,7 @@ export class PrimarySession {
   }
 
   async #takeCheckpoint(epoch: Epoch, completesBase: boolean): Promise<void> {
+    if (this.#isSettling) return this.#step({ kind: 'checkpointSkipped', epoch, why: SETTLING });
     const { generation } = this.#core.status;
     const startedMs = nowMs();
     const partner = this.#scrub.wanted ? this.#partner() : null;
@@ -408,11 +434,14 @@ export class PrimarySession {
     // Called in the same turn, so that nothing comes between the two in the capture thread.
     if (partner !== null) this.#digestAt(epoch);
     const outcome = await taking;
+    // Broken meanwhile: what was taken may lack what was not heard of.
+    if (this.#isSettling && outcome.kind === 'taken')
+      return this.#step({ kind: 'checkpointSkipped', epoch, why: SETTLING });
     if (outcome.kind === 'skipped') {
       this.#scrub.skipped(epoch);
       const { error, lineageBroken } = outcome;
       this.#log.warn({ epoch, lineageBroken, error: error.toJSON() }, 'checkpoint skipped');
-      if (lineageBroken) this.#dropAll(error);
+      if (lineageBroken) void this.#settleBreak(error);
       this.#step({ kind: 'checkpointSkipped', epoch, why: error.message });
       return;
     }

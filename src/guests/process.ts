@@ -25,6 +25,19 @@ export function isProcessAlive(pid: number): boolean {
 }
 
 /**
+ * Waits until the process cannot run any more; false when it still could after that time. Its sockets
+ * close one after the other while it dies, so who hears of one closing asks here what it means.
+ */
+export async function hasEndedWithin(pid: number, withinMs: number): Promise<boolean> {
+  const deadlineMs = performance.now() + withinMs;
+  while (isProcessAlive(pid)) {
+    if (performance.now() > deadlineMs) return false;
+    await sleep(FENCE_POLL_MS);
+  }
+  return true;
+}
+
+/**
  * Kills the process that had this number and start time, and waits until it is gone. SIGKILL and
  * nothing gentler: a frozen or wedged machine must end too.
  * @throws {RomulusError} ERR_GUEST_FENCE when it does not end in time.
