@@ -27,7 +27,7 @@ export const GUEST_SOURCES: string = fileURLToPath(
   new URL('../../../test-guest/', import.meta.url),
 );
 /** Raised when this file makes another image of the same sources. */
-const RECIPE = 1;
+const RECIPE = 2;
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64';
 const COMPILER_FLAGS = ['-O2', '-static', '-Wall', '-Wextra', '-Werror', '-std=gnu17'];
 
@@ -60,6 +60,7 @@ export const VIRTIO_MODULES = [
   'net_failover',
   'virtio_net',
   'virtio_blk',
+  'virtio_balloon',
 ] as const;
 
 async function makeBasis(draft: string, say: Say): Promise<void> {

@@ -5,7 +5,7 @@
  * A process of such a QEMU has the loader's name, not QEMU's.
  */
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { RomulusError } from '../../base/errors.ts';
 import { cached } from './cache.ts';
@@ -17,6 +17,9 @@ const PACKAGE = 'qemu-system-x86';
 /** Another installation may be under way. */
 const DPKG_LOCK = 'DPkg::Lock::Timeout=120';
 const LIBRARIES = 'usr/lib/x86_64-linux-gnu';
+
+/** Raised when this file unpacks the same version in another way. */
+const RECIPE = 2;
 
 /** Versions that can be had beside the system's, and the suite that has each. */
 export const QEMU_VERSIONS = { '10.0': 'trixie', '11.1': 'sid' } as const;
@@ -69,8 +72,6 @@ async function makeForeign(draft: string, suite: string, say: Say): Promise<void
   const root = join(draft, 'root');
   await mkdir(root);
   await unpackForeignPackage(suite, PACKAGE, root, say);
-  // QEMU looks for its firmware relative to the running program, which is the loader.
-  await symlink('../share', join(root, 'usr/lib/share'));
   await writeFile(
     join(draft, SYSTEM_BINARY),
     [
@@ -78,7 +79,9 @@ async function makeForeign(draft: string, suite: string, say: Say): Promise<void
       'root="$(dirname "$(readlink -f "$0")")/root"',
       `libraries="$root/${LIBRARIES}"`,
       'export QEMU_MODULE_DIR="$libraries/qemu"',
-      `exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$root/usr/bin/${SYSTEM_BINARY}" "$@"`,
+      // Its firmware, too: by itself it would look where the system's is.
+      'firmware="-L $root/usr/share/qemu -L $root/usr/share/seabios -L $root/usr/lib/ipxe/qemu"',
+      `exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$root/usr/bin/${SYSTEM_BINARY}" $firmware "$@"`,
       '',
     ].join('\n'),
   );
@@ -108,7 +111,7 @@ export async function qemuOfVersion(version: string, say: Say = () => undefined)
       remedy: `Ask for one of ${Object.keys(QEMU_VERSIONS).join(', ')}, or name a binary.`,
     });
   const suite = QEMU_VERSIONS[version];
-  const folder = await cached(`qemu-${version}`, async (draft) => {
+  const folder = await cached(`qemu-${RECIPE}-${version}`, async (draft) => {
     await makeForeign(draft, suite, say);
     const found = await versionOf(join(draft, SYSTEM_BINARY));
     if (found !== version)
