@@ -23,6 +23,7 @@ export const KIND_NUMBERS = {
   paired: 0x50,
   scrubRequest: 0x51,
   scrubReply: 0x52,
+  machinePaused: 0x53,
   goodbye: 0x60,
   error: 0x61,
 } as const;

@@ -62,6 +62,7 @@ export const PAYLOAD_BYTES_MAX: Readonly<Record<FrameKind, number>> = {
   paired: JSON_BYTES_MAX,
   scrubRequest: SMALL_BYTES_MAX,
   scrubReply: SMALL_BYTES_MAX,
+  machinePaused: SMALL_BYTES_MAX,
   goodbye: JSON_BYTES_MAX,
   error: JSON_BYTES_MAX,
 };

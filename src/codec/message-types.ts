@@ -193,6 +193,15 @@ export interface ScrubReplyMessage {
   readonly digest: string;
 }
 
+/**
+ * Primary to backup: somebody paused the machine after this epoch. A copy that is started before
+ * another epoch comes must stand, too.
+ */
+export interface MachinePausedMessage {
+  readonly kind: 'machinePaused';
+  readonly epoch: Epoch;
+}
+
 export const GOODBYE_REASONS = [
   'shutdown',
   'guest-lost',
@@ -241,5 +250,6 @@ export type Message =
   | PairedMessage
   | ScrubRequestMessage
   | ScrubReplyMessage
+  | MachinePausedMessage
   | GoodbyeMessage
   | ErrorMessage;

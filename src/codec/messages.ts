@@ -80,6 +80,7 @@ const EPOCH_KINDS: ReadonlySet<FrameKind> = new Set([
   'applied',
   'scrubRequest',
   'scrubReply',
+  'machinePaused',
 ] satisfies FrameKind[]);
 
 function encodePayload(message: Message): Uint8Array[] {
@@ -130,6 +131,7 @@ function encodePayload(message: Message): Uint8Array[] {
       return [writer.u32(promiseUs).name(instance, INSTANCE_BYTES_MAX, 'allowed').finish()];
     }
     case 'scrubRequest':
+    case 'machinePaused':
       return [EMPTY];
     case 'scrubReply':
       assert(DIGEST_PATTERN.test(message.digest), `not a digest: ${message.digest}`);
@@ -195,6 +197,7 @@ function decodePayload(kind: BinaryKind, epoch: Epoch, reader: PayloadReader): M
       return { kind, seq, sentAtNs, promiseUs, instance };
     }
     case 'scrubRequest':
+    case 'machinePaused':
       return { kind, epoch };
     case 'scrubReply':
       return { kind, epoch, digest: reader.bigU64().toString(16).padStart(16, '0') };

@@ -75,6 +75,8 @@ export class Primary {
   #farewellLinkId: LinkId | null = null;
   #lastImage: Instance | null = null;
   #shutdownUntilMs: number | null = null;
+  /** What was said of a skipped checkpoint, until one is taken again. */
+  #skippedWhy: string | null = null;
   #nowMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: PrimaryOptions) {
@@ -319,7 +321,7 @@ export class Primary {
     switch (state.name) {
       case 'unprotected':
         this.#state = { name: 'unprotected', prospect: null };
-        return;
+        return this.#reportNow(`the backup took no image: ${why}`);
       case 'syncing':
         if (state.phase.kind === 'pairing') {
           return this.#becomeSevered(state.instance, why, isDead);
@@ -403,6 +405,8 @@ export class Primary {
 
   #handleTaken(epoch: Epoch, framesSent: number): void {
     this.#flow.take(epoch, framesSent, this.#nowMs);
+    if (this.#why === this.#skippedWhy) this.#reportNow('checkpoints go on');
+    this.#skippedWhy = null;
     const state = this.#state;
     if (state.name === 'syncing' && state.phase.kind === 'capturing') {
       const untilMs = this.#nowMs + this.#options.limits.acknowledgeMs;
@@ -426,7 +430,11 @@ export class Primary {
       this.#state = { ...this.#state, phase: { kind: 'settled' } };
       this.#emit({ kind: 'openOutput' });
     }
-    this.#reportNow(`a checkpoint was skipped: ${why}`);
+    // A machine that stands is skipped at every interval, maybe for days: said once.
+    const text = `a checkpoint was skipped: ${why}`;
+    if (text === this.#skippedWhy) return;
+    this.#skippedWhy = text;
+    this.#reportNow(text);
   }
 
   #handleAcknowledged(event: EventOf<'acknowledged'>): void {

@@ -34,7 +34,7 @@ import { digestText } from './scrub.ts';
 import { type Standby, prepareStandby } from './standby.ts';
 import { Wakeup } from './wakeup.ts';
 
-/** How long a host that could not hold an image waits before it tries again. */
+/** How long after an image that could not be held, or not be given, another one is asked for. */
 const IMAGE_REST_MS = 3000;
 
 export interface BackupSessionOptions {
@@ -73,6 +73,8 @@ export class BackupSession {
   #received = new Map<number, WholeEpoch>();
   #scrubAsked: { readonly linkId: number; readonly epoch: Epoch } | null = null;
   #guest: RunningGuest | null = null;
+  /** The machine stands since this epoch, because its user paused it; null: it runs. */
+  #pausedSince: Epoch | null = null;
   /** What came of the base image. */
   #base = { frames: 0, digest: new PayloadDigest() };
   #bytesReceived = 0;
@@ -306,6 +308,7 @@ export class BackupSession {
       case 'epochEnd': {
         const whole = this.#assembler.end(message);
         if (whole !== null) this.#received.set(whole.epoch, whole);
+        this.#pausedSince = null;
         const { epoch } = message;
         const bytes = whole?.bytes ?? 0;
         this.#step({ kind: 'epochReceived', linkId, epoch, intact: whole !== null, bytes });
@@ -322,6 +325,10 @@ export class BackupSession {
       case 'scrubRequest':
         this.#scrubAsked = { linkId, epoch: message.epoch };
         return;
+      case 'machinePaused':
+        this.#pausedSince = message.epoch;
+        this.#log.info({ epoch: message.epoch }, 'the machine was paused by its user');
+        return;
       case 'goodbye': {
         const { reason, text } = message;
         this.#log.info({ reason }, text);
@@ -330,6 +337,8 @@ export class BackupSession {
         return;
       }
       case 'error':
+        // It cannot give the image, and will not be able to in a moment.
+        if (this.#core.status.state === 'syncing') this.#restUntilMs = nowMs() + IMAGE_REST_MS;
         this.#log.warn({ code: message.code, remedy: message.remedy }, message.message);
         this.#options.parts.emit({
           event: 'error',
@@ -488,7 +497,9 @@ export class BackupSession {
         socketPath: standby.address.controlPath,
         pid: standby.incoming.pid,
       });
-      this.#guest = await standby.incoming.start(state.state);
+      const staysPaused = this.#pausedSince !== null;
+      if (staysPaused) this.#log.warn('its user had paused the machine: the copy stays paused');
+      this.#guest = await standby.incoming.start(state.state, { staysPaused });
       this.#runningAtNs = nowNs();
       this.#step({ kind: 'guestStarted', epoch });
     } catch (error) {

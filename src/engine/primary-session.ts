@@ -46,7 +46,7 @@ export type PrimaryOutcome =
   | { readonly kind: 'finished'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
   /** The machine lives on, but must be attached to anew. */
-  | { readonly kind: 'guestChanged'; readonly why: string }
+  | { readonly kind: 'guestChanged'; readonly why: string; readonly epoch: number }
   | { readonly kind: 'fenced'; readonly why: string };
 
 interface Peer {
@@ -62,6 +62,10 @@ interface Peer {
   since: Epoch;
   /** When the last byte of each unacknowledged epoch was given to this link. */
   readonly sentAtMs: Map<number, number>;
+  /** It knows that the machine stands because somebody paused it. */
+  knowsPaused: boolean;
+  /** Why it ends the connection, in its own words. */
+  complaint: string | null;
 }
 
 /** One term as primary, from start or promotion until the end of the node or a fence. */
@@ -84,6 +88,7 @@ export class PrimarySession {
   /** Whether the machine is dying is being found out. */
   #isSettling = false;
   readonly #scrub = new Scrub();
+  #skipLogged = '';
 
   constructor(options: PrimarySessionOptions) {
     this.#options = options;
@@ -198,6 +203,8 @@ export class PrimarySession {
       instance: null,
       since: NO_EPOCH,
       sentAtMs: new Map(),
+      knowsPaused: false,
+      complaint: null,
     };
     this.#peers.set(linkId, peer);
     link.onMessage((frame) => {
@@ -213,7 +220,8 @@ export class PrimarySession {
       this.#peers.delete(linkId);
       this.#pipeline.stopSync(reason.text, linkId);
       if (peer.instance !== null) this.#scrub.fail(noBackup(reason.text));
-      this.#step({ kind: 'linkClosed', linkId, why: reason.text });
+      const why = peer.complaint === null ? reason.text : `${peer.node}: ${peer.complaint}`;
+      this.#step({ kind: 'linkClosed', linkId, why });
     });
   }
 
@@ -312,8 +320,9 @@ export class PrimarySession {
 
   #outcomeOf(effect: PrimaryEffect & { kind: 'finish' }): PrimaryOutcome {
     if (effect.reason !== 'shutdown') return { kind: 'guestLost', why: effect.why };
-    const kind = this.#loss?.kind === 'changed' ? 'guestChanged' : 'finished';
-    return { kind, why: this.#loss?.why ?? effect.why };
+    const why = this.#loss?.why ?? effect.why;
+    if (this.#loss?.kind !== 'changed') return { kind: 'finished', why };
+    return { kind: 'guestChanged', why, epoch: this.#core.status.takenEpoch };
   }
 
   #report(state: PrimaryStateName, why: string): void {
@@ -440,12 +449,15 @@ export class PrimarySession {
     if (outcome.kind === 'skipped') {
       this.#scrub.skipped(epoch);
       const { error, lineageBroken } = outcome;
-      this.#log.warn({ epoch, lineageBroken, error: error.toJSON() }, 'checkpoint skipped');
+      this.#logSkipped(epoch, error);
+      if (error.details['isPaused'] === true) this.#tellPaused();
       if (lineageBroken) void this.#settleBreak(error);
       this.#step({ kind: 'checkpointSkipped', epoch, why: error.message });
       return;
     }
     const { checkpoint, queued } = outcome;
+    this.#skipLogged = '';
+    for (const peer of this.#peers.values()) peer.knowsPaused = false;
     this.#suspendedAtMs.set(epoch, startedMs);
     for (const peer of this.#peers.values())
       if (peer.instance !== null) this.#transmit(peer, queued);
@@ -459,6 +471,23 @@ export class PrimarySession {
       pauseMs: checkpoint.pauseMs,
     });
     this.#step({ kind: 'queueLevel', bytes: this.#pipeline.queue.unackedBytes });
+  }
+
+  /** A machine that stands is skipped at every interval: each reason is logged once in a row. */
+  #logSkipped(epoch: Epoch, error: RomulusError): void {
+    if (error.message === this.#skipLogged) return;
+    this.#skipLogged = error.message;
+    this.#log.warn({ epoch, error: error.toJSON() }, 'checkpoint skipped');
+  }
+
+  /** What its user paused, no copy may run. */
+  #tellPaused(): void {
+    const epoch = this.#core.status.takenEpoch;
+    for (const peer of this.#peers.values()) {
+      if (peer.instance === null || peer.knowsPaused || epoch < 1) continue;
+      peer.knowsPaused = true;
+      this.#send(peer, { kind: 'machinePaused', epoch });
+    }
   }
 
   #dropAll(error: RomulusError): void {
@@ -522,6 +551,7 @@ export class PrimarySession {
       case 'scrubReply':
         return this.#scrub.noteBackup(message.epoch, message.digest);
       case 'error':
+        peer.complaint = message.message;
         this.#log.warn({ peer: peer.node, code: message.code }, message.message);
         return;
       case 'goodbye':

@@ -107,8 +107,14 @@ export interface IncomingGuest {
   readonly controlPath: string;
   /** Unix socket of the machine's net, open already while it waits; null when it has none of ours. */
   readonly netSocketPath: string | null;
-  /** Loads the device state and starts the vCPUs. Resolves when they run. */
-  start(deviceState: Uint8Array): Promise<RunningGuest>;
+  /**
+   * Loads the device state and starts the vCPUs. Resolves when they run, or, with `staysPaused`,
+   * when they could: the machine's user paused it, and resumes it.
+   */
+  start(
+    deviceState: Uint8Array,
+    options?: { readonly staysPaused: boolean },
+  ): Promise<RunningGuest>;
   /** Gives the prepared machine up. Idempotent. */
   discard(): Promise<void>;
   /** Called at most once, when the waiting machine is gone without our doing. */

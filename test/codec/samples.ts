@@ -136,6 +136,7 @@ export const SAMPLES = {
   paired: { kind: 'paired', generation: asGeneration(8), instance: 'b#4f2a' },
   scrubRequest: { kind: 'scrubRequest', epoch: asEpoch(50) },
   scrubReply: { kind: 'scrubReply', epoch: asEpoch(50), digest: '00ff00ff00ff00ff' },
+  machinePaused: { kind: 'machinePaused', epoch: asEpoch(51) },
   goodbye: { kind: 'goodbye', reason: 'shutdown', text: 'asked to stop' },
   error: {
     kind: 'error',

@@ -10,11 +10,12 @@
  * Devices that come and go are noticed within `WATCH_MS`: a copy prepared before would not fit, so
  * the machine must be attached to anew.
  */
-import { RomulusError } from '../../base/errors.ts';
+import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
 import type { Guest, GuestDescriptor, GuestLoss, PauseReport, RamBlock } from '../guest.ts';
 import { endProcess, isProcessAlive, processStartTime } from '../process.ts';
 import type { Guardian } from './guardian.ts';
+import { ask } from './qmp/commands.ts';
 import type { QmpEvent } from './qmp/messages.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 import type { StateFile } from './state-file.ts';
@@ -58,7 +59,9 @@ export class QemuGuest implements Guest {
   readonly #startTime: string | null;
   readonly #watch: NodeJS.Timeout;
   #isRunning: boolean;
-  #why = 'its user paused it';
+  /** In which state QEMU says it stands; null while that is not known, or it runs. */
+  #standsAs: string | null = null;
+  #lookTrouble = '';
   #loss: GuestLoss | null = null;
   #onLost: ((loss: GuestLoss) => void) | null = null;
   #sections: string | null = null;
@@ -88,7 +91,7 @@ export class QemuGuest implements Guest {
   async pause(whileStopped: () => void): Promise<PauseReport> {
     this.#mustLive();
     await this.#becomeIdle();
-    if (!this.#isRunning) throw notRunning(this.#why);
+    if (!this.#isRunning) throw await this.#standing();
     const { qmp, stateFile } = this.#parts;
     let taken: PauseTaken;
     try {
@@ -98,7 +101,11 @@ export class QemuGuest implements Guest {
       throw error;
     }
     qmp.feed(taken.foreign);
-    this.#judge(taken);
+    if (taken.outcome === 'notRunning') {
+      this.#isRunning = false;
+      throw await this.#standing();
+    }
+    this.#judge(taken, taken.outcome);
     const deviceState = stateFile.read();
     this.#compareSections(checkDeviceState(deviceState));
     return {
@@ -139,13 +146,10 @@ export class QemuGuest implements Guest {
   }
 
   /** @throws {RomulusError} for every outcome but a whole pause. */
-  #judge(taken: PauseTaken): void {
-    switch (taken.outcome) {
+  #judge(taken: PauseTaken, outcome: Exclude<PauseTaken['outcome'], 'notRunning'>): void {
+    switch (outcome) {
       case 'done':
         return;
-      case 'notRunning':
-        this.#isRunning = false;
-        throw notRunning(this.#why);
       case 'stopRefused':
         throw notRunning(`QEMU refused to stop it: ${taken.refusal.trim()}`);
       case 'saveRefused':
@@ -183,11 +187,25 @@ export class QemuGuest implements Guest {
     throw this.#lostError();
   }
 
+  /** Why a machine that stands cannot be checkpointed; asked once for as long as it stands. */
+  async #standing(): Promise<RomulusError> {
+    if (this.#standsAs === null) {
+      const { status, running } = await ask(this.#parts.qmp, 'query-status');
+      this.#isRunning = running;
+      if (running) return notRunning('it was just resumed');
+      this.#standsAs = status;
+    }
+    const isPaused = this.#standsAs === 'paused';
+    const why = isPaused ? 'its user paused it' : `it stands by itself (${this.#standsAs})`;
+    return notRunning(why, { isPaused });
+  }
+
   async #becomeIdle(): Promise<void> {
     const deadlineMs = performance.now() + IDLE_WAIT_MS;
     while (!this.#parts.qmp.idle) {
       this.#mustLive();
-      if (performance.now() > deadlineMs) throw notRunning('QEMU is slow to answer');
+      if (performance.now() > deadlineMs)
+        throw notRunning(`QEMU is slow to answer${this.#lookTrouble}`);
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
@@ -196,9 +214,11 @@ export class QemuGuest implements Guest {
     switch (event) {
       case 'STOP':
         this.#isRunning = false;
+        this.#standsAs = null;
         return;
       case 'RESUME':
         this.#isRunning = true;
+        this.#standsAs = null;
         return;
       case 'SHUTDOWN':
         return this.#lose({
@@ -230,7 +250,8 @@ export class QemuGuest implements Guest {
       this.#lose({ kind: 'changed', why: 'devices or memory came or went' });
     } catch (error) {
       // A QEMU that is gone tells so through the connection's end; a slow one is asked again.
-      if (qmp.ended === null && this.#loss === null) this.#why = String(error);
+      if (qmp.ended === null && this.#loss === null)
+        this.#lookTrouble = `: ${toRomulusError(error).message}`;
     }
   }
 
@@ -258,8 +279,9 @@ function reasonOf(data: Readonly<Record<string, unknown>>): string {
   return typeof data['reason'] === 'string' ? data['reason'] : 'no reason given';
 }
 
-function notRunning(why: string): RomulusError {
+function notRunning(why: string, details: { isPaused?: boolean } = {}): RomulusError {
   return new RomulusError('ERR_GUEST_CANNOT_SUSPEND', `the machine cannot be suspended: ${why}`, {
     remedy: 'Nothing needs to be done: it is checkpointed again as soon as it runs.',
+    details,
   });
 }

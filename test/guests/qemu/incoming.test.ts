@@ -102,6 +102,22 @@ describe.skipIf(!hasQemu)('a prepared QEMU', () => {
     qmp.close();
   });
 
+  it.each(versions)('stands when its user had paused it, in QEMU $version', async ({ binary }) => {
+    const machine = await captured({ qemu: binary });
+    const { incoming, serial } = await prepared(machine, binary);
+    fill(machine, incoming.blocks);
+    const guest = await incoming.start(machine.deviceState, { staysPaused: true });
+    closers.push(() => guest.fence());
+    const qmp = await QmpClient.connect(incoming.controlPath);
+    closers.push(() => qmp.close());
+    expect(await qmp.command('query-status')).toMatchObject({ status: 'paused' });
+    await sleep(200);
+    expect(serial.text).toBe('');
+    await qmp.command('cont');
+    await serial.says(/(?:c \d+\r?\n){10}/);
+    counted(machine.said + serial.text);
+  });
+
   it('is a Linux that did not notice', async () => {
     const machine = await captured({ bare: false, memoryMib: 256, until: /c 150\r?\n/ });
     const { incoming, serial } = await prepared(machine);
@@ -131,7 +147,14 @@ describe.skipIf(!hasQemu)('a prepared QEMU', () => {
     const { incoming, serial } = await prepared(machine);
     fill(machine, incoming.blocks);
     const half = machine.deviceState.subarray(0, machine.deviceState.byteLength >> 1);
-    expect(await refusal(incoming.start(half))).toMatchObject({ code: 'ERR_GUEST_STATE_CORRUPT' });
+    const torn = Buffer.from(machine.deviceState);
+    torn.fill(0, torn.byteLength >> 1, (torn.byteLength >> 1) + 4096);
+    for (const state of [half, half.subarray(0, 3), new Uint8Array(0), torn]) {
+      const error = await refusal(incoming.start(state));
+      expect(error).toMatchObject({ code: 'ERR_GUEST_STATE_CORRUPT' });
+    }
+    // QEMU heard nothing of it.
+    expect(serial.text).toBe('');
     await started(incoming, machine.deviceState);
     await serial.says(/(?:c \d+\r?\n){10}/);
     expect(await refusal(incoming.start(machine.deviceState))).toMatchObject({

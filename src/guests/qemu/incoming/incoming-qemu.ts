@@ -16,7 +16,9 @@
  */
 import { constants, getPriority, setPriority } from 'node:os';
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError, toRomulusError } from '../../../base/errors.ts';
+import { ask } from '../qmp/commands.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { checkDeviceState, deviceSectionsOf } from '../stream/device-state.ts';
 import { ramSection, streamHead, streamTail } from '../stream/writer.ts';
@@ -28,6 +30,7 @@ import { SmallBlockFeed } from './small-block-feed.ts';
 export const START_RUNNING_TIMEOUT_MS = 10_000;
 /** How often small blocks are looked at while it waits, milliseconds. */
 export const FEED_INTERVAL_MS = 250;
+const LOADED_POLL_MS = 2;
 /** Bytes that may wait in our stream before feeding pauses. */
 const FEED_WAITING_BYTES_MAX = 4 * 1024 * 1024;
 
@@ -157,11 +160,14 @@ export class IncomingQemu {
   }
 
   /**
-   * Feeds the rest of the stream; resolves when the vCPUs run.
+   * Feeds the rest of the stream; resolves when the vCPUs run, or with `staysPaused` when they could.
    * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT, and then it still waits and may be started with
    *   another state; ERR_GUEST_START when QEMU refuses: then it is dead.
    */
-  async start(deviceState: Uint8Array): Promise<StartedQemu> {
+  async start(
+    deviceState: Uint8Array,
+    options: { readonly staysPaused: boolean } = { staysPaused: false },
+  ): Promise<StartedQemu> {
     if (this.#state !== 'waiting' || this.#lost !== null) {
       const what = this.#lost === null ? this.#state : 'lost';
       throw new RomulusError('ERR_GUEST_STATE', `the prepared machine was ${what} before`, {
@@ -177,8 +183,12 @@ export class IncomingQemu {
     const rest = [ramSection('end', pages), deviceSectionsOf(deviceState), streamTail()];
     const readyMs = performance.now() - calledMs;
     try {
-      const running = untilRunning(process, monitor);
-      await Promise.all([written(process.stream, rest), running.promise]).finally(running.stop);
+      // While its machine still comes in, QEMU takes a `stop` as "do not start it then".
+      if (options.staysPaused) await monitor.command('stop');
+      const loaded = options.staysPaused
+        ? untilLoaded(process, monitor)
+        : untilRunning(process, monitor);
+      await Promise.all([written(process.stream, rest), loaded.promise]).finally(loaded.stop);
     } catch (error) {
       this.#state = 'failed';
       const cause = toRomulusError(error);
@@ -244,6 +254,33 @@ async function written(stream: Duplex, pieces: readonly Uint8Array[]): Promise<v
       else resolve();
     });
   });
+}
+
+/** Waits until the machine stands ready, the end of QEMU, or the end of patience. */
+function untilLoaded(
+  process: BackupProcess,
+  monitor: QmpClient,
+): { promise: Promise<void>; stop: () => void } {
+  let stopped = false;
+  const wait = async (): Promise<void> => {
+    for (const deadlineMs = performance.now() + START_RUNNING_TIMEOUT_MS; !stopped; ) {
+      const { status } = await ask(monitor, 'query-status');
+      if (status === 'paused') return;
+      if (status !== 'inmigrate') throw new Error(`its status is ${status}`);
+      if (performance.now() > deadlineMs)
+        throw new Error(`it was not loaded within ${START_RUNNING_TIMEOUT_MS} ms`);
+      await sleep(LOADED_POLL_MS);
+    }
+  };
+  const gone = new Promise<never>((_, reject) => {
+    process.onEnd((how) => reject(new Error(`it ended (${how})`)));
+  });
+  return {
+    promise: Promise.race([wait(), gone]),
+    stop: () => {
+      stopped = true;
+    },
+  };
 }
 
 /** Waits for the event that the vCPUs run, the end of QEMU, or the end of patience. */
