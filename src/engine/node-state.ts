@@ -5,15 +5,20 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { isProcessAlive, processStartTime } from '../guests/process.ts';
 
 const schema = z.object({
   instance: z.string().min(1).max(128),
   kind: z.enum(['sim', 'qemu']).default('sim'),
   socketPath: z.string().min(1),
   pid: z.number().int().positive(),
+  /** With the pid, names one process for ever: a pid alone is given away again, at a reboot at last. */
+  startTime: z.string().nullable().default(null),
 });
 
-export type SavedMachine = z.output<typeof schema>;
+type Note = z.output<typeof schema>;
+/** Which machine a node runs, and as which instance. */
+export type SavedMachine = Omit<Note, 'startTime'>;
 
 /** Reads and writes `machine.json` in the state directory. */
 export class NodeState {
@@ -24,8 +29,15 @@ export class NodeState {
     this.#path = join(directory, 'machine.json');
   }
 
-  /** The machine noted last; null when there is none or the note cannot be read as one. */
-  load(): SavedMachine | null {
+  /** The machine noted last, if its process still lives; null too when the note cannot be read as one. */
+  living(): SavedMachine | null {
+    const note = this.#load();
+    if (note === null || !isProcessAlive(note.pid)) return null;
+    const isSame = note.startTime === null || note.startTime === processStartTime(note.pid);
+    return isSame ? note : null;
+  }
+
+  #load(): Note | null {
     let text: string;
     try {
       text = readFileSync(this.#path, 'utf8');
@@ -38,9 +50,10 @@ export class NodeState {
   }
 
   save(machine: SavedMachine): void {
+    const note: Note = { ...machine, startTime: processStartTime(machine.pid) };
     // A reader must never see half a note, whenever we are killed.
     const temporary = `${this.#path}.${process.pid}`;
-    writeFileSync(temporary, JSON.stringify(machine), { mode: 0o640 });
+    writeFileSync(temporary, JSON.stringify(note), { mode: 0o640 });
     renameSync(temporary, this.#path);
   }
 
@@ -55,15 +68,5 @@ function parseJson(text: string): unknown {
   } catch (error) {
     if (error instanceof SyntaxError) return null;
     throw error;
-  }
-}
-
-/** True while a process with this id exists. */
-export function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }

@@ -9,6 +9,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { openArbiter } from '../arbiters/index.ts';
 import { RomulusError } from '../base/errors.ts';
@@ -22,10 +23,13 @@ import { BackupRole, type PromotedMachine } from './backup-role.ts';
 import { nowMs } from './clock.ts';
 import type { NodeConfig } from './config.ts';
 import type { NodeParts } from './node-parts.ts';
-import { isRunning, NodeState, type SavedMachine } from './node-state.ts';
+import { NodeState, type SavedMachine } from './node-state.ts';
 import { PrimaryRole } from './primary-role.ts';
 import type { NodeEvent, NodeStatus } from './status.ts';
 
+/** How long a partner may take, besides its promises, to take over from an engine that died. */
+const PARTNER_WAIT_MS = 3000;
+const PARTNER_POLL_MS = 100;
 /** How often `progress` is told. */
 const PROGRESS_MS = 200;
 
@@ -33,7 +37,7 @@ const PROGRESS_MS = 200;
 export type RoleOutcome =
   | { readonly kind: 'finished'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
-  | { readonly kind: 'guestChanged'; readonly why: string }
+  | { readonly kind: 'guestChanged'; readonly why: string; readonly epoch: number }
   | { readonly kind: 'fenced'; readonly why: string }
   | { readonly kind: 'promoted'; readonly machine: PromotedMachine };
 
@@ -49,6 +53,8 @@ export interface RunningMachine {
   readonly address: MachineAddress;
   readonly instance: Instance;
   readonly promoted: PromotedMachine | null;
+  /** The last epoch taken of it; the output gate has seen them all, so numbers go on. */
+  readonly epoch: number;
 }
 
 /** One node, for one guest. */
@@ -173,11 +179,12 @@ export class Node {
           break;
         case 'guestChanged':
           this.#log.warn(`${outcome.why}: protecting it anew`);
-          machine = machine === null ? null : { ...machine, promoted: null };
+          machine = machine === null ? null : { ...machine, promoted: null, epoch: outcome.epoch };
           break;
         case 'promoted': {
           const { machine: promoted } = outcome;
-          machine = { address: promoted.address, instance: promoted.instance, promoted };
+          const { address, instance, epoch } = promoted;
+          machine = { address, instance, promoted, epoch };
           break;
         }
       }
@@ -186,14 +193,14 @@ export class Node {
 
   /** The machine this node should run now, or null when it should follow another. */
   async #machineToRun(parts: NodeParts): Promise<RunningMachine | null> {
-    const saved = this.#state.load();
-    const living = saved !== null && isRunning(saved.pid) ? saved : null;
+    const living = this.#state.living();
     const word = await parts.arbiter.read();
     if (living !== null) {
       const machine = {
         address: addressOf(living),
         instance: living.instance,
         promoted: null,
+        epoch: 0,
       };
       if (word?.runner === living.instance) return machine;
       if (word !== null) {
@@ -208,19 +215,47 @@ export class Node {
     if (address === null) return null;
     const instance = `${this.#config.node}#${randomBytes(4).toString('hex')}`;
     if (word !== null && !(await this.#takeOver(parts, word, instance))) {
+      if (this.#stopping) return null;
       await this.#endMachine(address);
       this.#mustHavePeer(`the register names ${describeWord(word)}`);
       return null;
     }
-    return { address, instance, promoted: null };
+    return { address, instance, promoted: null, epoch: 0 };
   }
 
-  /** A word left by this very node, alone, whose machine is gone: a new machine may take its place. */
+  /**
+   * A word left by this very node, whose notes of its machine are gone: the machine that it was told
+   * to protect may take the place, unless the partner named in the word takes over meanwhile.
+   */
   async #takeOver(parts: NodeParts, word: RegisterWord, instance: Instance): Promise<boolean> {
-    const ours = word.runner.startsWith(`${this.#config.node}#`);
-    if (!ours || word.partner !== null) return false;
-    const { won } = await parts.arbiter.compareAndSet(word, force(word, instance));
+    const current = await this.#afterPartner(parts, word);
+    if (current === null || !this.#isOurs(current)) return false;
+    const { won } = await parts.arbiter.compareAndSet(current, force(current, instance));
     return won;
+  }
+
+  #isOurs(word: RegisterWord): boolean {
+    return word.runner.startsWith(`${this.#config.node}#`);
+  }
+
+  /** The word once its partner took over, or had the time to: it does as soon as it misses us. */
+  async #afterPartner(
+    { arbiter, config }: NodeParts,
+    word: RegisterWord,
+  ): Promise<RegisterWord | null> {
+    let current: RegisterWord | null = word;
+    const untilMs = nowMs() + PARTNER_WAIT_MS + 2 * config.promiseMs;
+    if (word.partner !== null && this.#isOurs(word))
+      this.#log.warn(
+        `the register names ${describeWord(word)}: waiting for the partner to take over`,
+      );
+    while (current !== null && this.#isOurs(current) && current.partner !== null) {
+      if (this.#stopping) return null;
+      if (nowMs() > untilMs) break;
+      await sleep(PARTNER_POLL_MS);
+      current = await arbiter.read();
+    }
+    return current;
   }
 
   async #endLeftover(saved: SavedMachine, word: RegisterWord): Promise<void> {

@@ -202,10 +202,10 @@ export class PrimaryRole implements Role {
 
   #core(): Primary {
     const { config } = this.#parts;
-    const { instance, promoted } = this.#machine;
+    const { instance, epoch } = this.#machine;
     return new Primary({
       instance,
-      firstEpoch: asEpoch((promoted?.epoch ?? 0) + 1),
+      firstEpoch: asEpoch(epoch + 1),
       intervalMs: config.intervalMs,
       promiseMargin: DEFAULT_PROMISE_MARGIN,
       onSilence: onSilenceOf(this.#parts),
