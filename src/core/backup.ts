@@ -127,7 +127,7 @@ export class Backup {
         return this.#handlePrepared(event.linkId, event.instance);
       case 'imageFailed':
         if (!this.#isCurrent(event.linkId) || this.#state.name !== 'syncing') return;
-        return this.#dropLink('ERR_HOST_IMAGE', `no room for the image: ${event.why}`);
+        return this.#dropLink('ERR_HOST_IMAGE', `this host cannot hold the image: ${event.why}`);
       case 'baseEnd':
         return this.#handleBaseEnd(event.linkId, event.complete);
       case 'epochReceived':
@@ -305,7 +305,7 @@ export class Backup {
     this.#emit({ kind: 'discardPartialEpoch' });
     if (this.#state.name === 'syncing') {
       this.#giveUpImage();
-      this.#become({ name: 'empty' }, `the image is torn: ${why}`);
+      this.#become({ name: 'empty' }, `no whole image: ${why}`);
     } else if (this.#state.name === 'following' && this.#death !== null && !this.#mustHold) {
       // Nothing has spoken for it since, so no new verdict will come.
       this.#suspect(`${this.#death.why}, and the link is gone: ${why}`, 'signs');

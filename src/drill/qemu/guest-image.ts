@@ -51,8 +51,8 @@ export interface GuestImage {
 
 /** Modules for virtio, in the order in which they must be loaded. */
 export const VIRTIO_MODULES = [
-  'virtio',
   'virtio_ring',
+  'virtio',
   'virtio_pci_legacy_dev',
   'virtio_pci_modern_dev',
   'virtio_pci',

@@ -51,7 +51,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
     if (!PROTECTABLE.has(status)) throw wrongState(qmpPath, status);
     stateFile = new StateFile(pid);
     const profile = await readProfile(qmp, pid);
-    refuseIfAny(profile.name, refusalsOf(profile));
+    refuseIfAny(nameOf(profile), refusalsOf(profile));
     const listed = parseRamBlocks(await qmp.humanMonitor('info ramblock'));
     const { placed, learnt } = await place(qmp, {
       pid,

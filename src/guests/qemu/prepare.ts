@@ -46,7 +46,7 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
   const against = refusals.filter(
     ({ code }) => code !== 'memory-room' || ramDirectory !== undefined,
   );
-  refuseIfAny(profile.name, against);
+  refuseIfAny(descriptor.name, against);
   return await prepareIncomingQemu({
     descriptor,
     directory,

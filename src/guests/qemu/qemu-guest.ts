@@ -151,11 +151,11 @@ export class QemuGuest implements Guest {
       case 'done':
         return;
       case 'stopRefused':
-        throw notRunning(`QEMU refused to stop it: ${taken.refusal.trim()}`);
+        throw notRunning(`QEMU refused to stop it: ${wordsOf(taken.refusal)}`);
       case 'saveRefused':
         throw new RomulusError(
           'ERR_GUEST_STATE_SAVE',
-          `QEMU could not save the device state: ${taken.refusal.trim()}`,
+          `QEMU could not write its device state to ${this.#parts.stateFile.path}: ${wordsOf(taken.refusal)}`,
           { remedy: 'Make room in /dev/shm; if there is, see what QEMU says.' },
         );
       case 'timeout':
@@ -170,7 +170,7 @@ export class QemuGuest implements Guest {
       case 'contRefused':
         throw new RomulusError(
           'ERR_GUEST_RESUME',
-          `QEMU refused to resume the machine: ${taken.refusal.trim()}`,
+          `QEMU refused to resume the machine: ${wordsOf(taken.refusal)}`,
           { remedy: 'See `query-status` and resume it by hand.' },
         );
       case 'lost':
@@ -273,6 +273,11 @@ export class QemuGuest implements Guest {
       { remedy: 'Check whether the machine still runs; if it ended, start it or fail over.' },
     );
   }
+}
+
+/** QEMU's own words in an answer that refuses something. */
+function wordsOf(refusal: string): string {
+  return /"desc": "([^"]*)"/.exec(refusal)?.[1] ?? refusal.trim();
 }
 
 function reasonOf(data: Readonly<Record<string, unknown>>): string {

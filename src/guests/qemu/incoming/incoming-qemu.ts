@@ -261,26 +261,24 @@ function untilLoaded(
   process: BackupProcess,
   monitor: QmpClient,
 ): { promise: Promise<void>; stop: () => void } {
-  let stopped = false;
+  const stopped = new AbortController();
+  const { signal } = stopped;
+  const deadlineMs = performance.now() + START_RUNNING_TIMEOUT_MS;
   const wait = async (): Promise<void> => {
-    for (const deadlineMs = performance.now() + START_RUNNING_TIMEOUT_MS; !stopped; ) {
+    for (;;) {
       const { status } = await ask(monitor, 'query-status');
       if (status === 'paused') return;
       if (status !== 'inmigrate') throw new Error(`its status is ${status}`);
       if (performance.now() > deadlineMs)
         throw new Error(`it was not loaded within ${START_RUNNING_TIMEOUT_MS} ms`);
-      await sleep(LOADED_POLL_MS);
+      await sleep(LOADED_POLL_MS, null, { signal });
     }
   };
   const gone = new Promise<never>((_, reject) => {
-    process.onEnd((how) => reject(new Error(`it ended (${how})`)));
+    const forget = process.onEnd((how) => reject(new Error(`it ended (${how})`)));
+    signal.addEventListener('abort', forget, { once: true });
   });
-  return {
-    promise: Promise.race([wait(), gone]),
-    stop: () => {
-      stopped = true;
-    },
-  };
+  return { promise: Promise.race([wait(), gone]), stop: () => stopped.abort() };
 }
 
 /** Waits for the event that the vCPUs run, the end of QEMU, or the end of patience. */
