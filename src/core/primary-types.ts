@@ -169,7 +169,7 @@ export type PrimaryEvent =
   | { readonly kind: 'guestLost'; readonly why: string }
   /** @throws {RangeError} from `step` unless it is a positive finite number of milliseconds. */
   | { readonly kind: 'setInterval'; readonly intervalMs: number }
-  | { readonly kind: 'shutdown' }
+  | { readonly kind: 'shutdown'; readonly why?: string }
   /** The time last asked for by `wakeAt` has come. Harmless when early, late or repeated. */
   | { readonly kind: 'timer' };
 

@@ -75,6 +75,7 @@ export class Primary {
   #farewellLinkId: LinkId | null = null;
   #lastImage: Instance | null = null;
   #shutdownUntilMs: number | null = null;
+  #shutdownWhy = 'shut down';
   /** What was said of a skipped checkpoint, until one is taken again. */
   #skippedWhy: string | null = null;
   #nowMs = Number.NEGATIVE_INFINITY;
@@ -171,6 +172,7 @@ export class Primary {
       case 'setInterval':
         return this.#flow.pacer.setInterval(event.intervalMs);
       case 'shutdown':
+        this.#shutdownWhy = event.why ?? this.#shutdownWhy;
         this.#shutdownUntilMs ??= this.#nowMs + this.#options.limits.shutdownMs;
         return;
       case 'timer':
@@ -495,7 +497,7 @@ export class Primary {
       this.#farewellLinkId = state.link.linkId;
       return this.#becomeSevered(state.partner, 'shutting down', true);
     }
-    const why = isPaired ? 'shut down while paired in the register' : 'shut down';
+    const why = isPaired ? `${this.#shutdownWhy} while paired in the register` : this.#shutdownWhy;
     this.#leave('shutdown', why);
     this.#state = { name: 'stopped' };
     this.#reportNow(why);

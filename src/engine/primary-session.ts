@@ -157,7 +157,7 @@ export class PrimarySession {
     // Nothing is lost: the backup must know that nobody takes over.
     this.#log.warn({ loss: loss.kind }, loss.why);
     this.#loss ??= loss;
-    this.#step({ kind: 'shutdown' });
+    this.#step({ kind: 'shutdown', why: loss.why });
   }
 
   /** The capture thread ended: nothing can be checkpointed any more, the machine runs on. */
@@ -185,6 +185,8 @@ export class PrimarySession {
     const { machinePid } = this.#options;
     const hasDied = await hasEndedWithin(machinePid, MACHINE_DEATH_MS);
     this.#isSettling = false;
+    // It ends on purpose, and nobody takes over.
+    if (this.#loss !== null) return;
     if (hasDied)
       this.guestLost({ kind: 'died', why: `process ${machinePid} has ended: ${error.message}` });
     else if (!this.#ended) this.#dropAll(error);
@@ -451,7 +453,8 @@ export class PrimarySession {
       const { error, lineageBroken } = outcome;
       this.#logSkipped(epoch, error);
       if (error.details['isPaused'] === true) this.#tellPaused();
-      if (lineageBroken) void this.#settleBreak(error);
+      // What ends on purpose needs its links to take leave.
+      if (lineageBroken && this.#loss === null) void this.#settleBreak(error);
       this.#step({ kind: 'checkpointSkipped', epoch, why: error.message });
       return;
     }

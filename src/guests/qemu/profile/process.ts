@@ -17,7 +17,8 @@ export interface ProcessFacts {
 
 /**
  * Reads them.
- * @throws {RomulusError} ERR_GUEST_PROFILE when the process is gone or not ours to look at.
+ * @throws {RomulusError} ERR_GUEST_PROFILE when the process is gone; ERR_HOST_ATTACH_PERMISSION when
+ *   it is not ours to look at.
  */
 export function processFacts(pid: number, procRoot = '/proc'): ProcessFacts {
   const directory = `${procRoot}/${pid}`;
@@ -32,6 +33,17 @@ export function processFacts(pid: number, procRoot = '/proc'): ProcessFacts {
     };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'EACCES' || code === 'EPERM')
+      throw new RomulusError(
+        'ERR_HOST_ATTACH_PERMISSION',
+        `no right to look into QEMU (process ${pid}): ${reason}`,
+        {
+          remedy: "Run Romulus as root or with CAP_SYS_PTRACE, or as QEMU's user.",
+          cause,
+          details: { pid },
+        },
+      );
     throw profileError(pid, `process ${pid} cannot be read: ${reason}`, cause);
   }
 }
