@@ -60,7 +60,7 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     await until('a pause', async () => {
       await user.command('stop');
       // One look alone may fall into a checkpoint.
-      for (let look = 0; look < 5; look += 1) {
+      for (let look = 0; look < 10; look += 1) {
         await sleep(77);
         if (!(await isPaused())) return false;
       }
@@ -122,7 +122,7 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     const here = counts('a');
     await stage.ask('a', 'reboot').catch(() => undefined);
     await stage.consoleOf('a').waitFor('a second boot', (text) => text.startsWith('ready'), {
-      withinMs: WAIT_MS,
+      withinMs: 2 * WAIT_MS,
       after: here,
     });
     expect(a.progress).toMatchObject({ state: 'protected' });

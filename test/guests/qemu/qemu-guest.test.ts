@@ -152,7 +152,9 @@ describe.runIf(hasQemu)('a running QEMU', () => {
     expect(isProcessAlive(machine.pid)).toBe(false);
   });
 
-  test('reboots under protection: firmware tables written anew are seen by the tracker', async () => {
+  test('reboots under protection: firmware tables written anew are seen by the tracker', {
+    timeout: 3 * 30_000,
+  }, async () => {
     const machine = await start();
     const guest = await attach(machine);
     const tracker = new Tracker({

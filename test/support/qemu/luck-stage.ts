@@ -183,7 +183,7 @@ export class LuckStage {
       '--map': mapping,
       '--heartbeat': '150ms',
       '--promise': '1500ms',
-      '--interval': '50ms',
+      '--interval': '250ms',
       ...(role === 'protect' && { '--qmp': this.path('vm.qmp') }),
     };
     return [role, ...Object.entries(pairs).flat(), ...(options.extra ?? [])];
