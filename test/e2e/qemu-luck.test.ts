@@ -165,7 +165,7 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     const here = counts('b');
     await sleep(500);
     expect(counts('b')).toBe(here);
-    expect(b.progress).toMatchObject({ state: 'unprotected' });
+    await untilStatus(b, 'a start', ({ state }) => state === 'unprotected');
     await copy.command('cont');
     await goesOn('b');
     // The node whose machine is gone follows by itself.
