@@ -131,7 +131,7 @@ describe.runIf(hasQemu)('a backup that cannot hold the copy', { timeout: 3 * WAI
       stage
         .logOf(b.child)
         .split('\n')
-        .filter((line) => line.includes('cannot hold the image')).length;
+        .filter((line) => line.endsWith('"msg":"this host cannot hold the image"}')).length;
     await until(
       'a refusal',
       () => tries() > 0,
