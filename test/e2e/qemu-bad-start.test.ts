@@ -78,12 +78,7 @@ describe.runIf(hasQemu)('romulus protect', { timeout: 2 * WAIT_MS }, () => {
     const holder = stage.stage.start({
       name: 'namespace',
       command: 'unshare',
-      args: [
-        '-m',
-        'sh',
-        '-c',
-        `mount -t tmpfs -o size=16k none /dev/shm && sleep 600 #${stage.path('')}`,
-      ],
+      args: ['-m', 'sh', '-c', `mount -t tmpfs -o size=16k none /dev/shm && exec sleep 600`],
       output: 'log',
     });
     const inside = ['nsenter', '-m', '-t', String(holder.pid)];
