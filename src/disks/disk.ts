@@ -5,12 +5,15 @@
 
 /** One write of the machine, as it reached the disk. */
 export interface DiskWrite {
+  /** Which of the machine's disks; the first when left out. */
+  readonly disk?: number;
   readonly offset: number;
   readonly data: Uint8Array;
 }
 
 /** A write that made a stretch of the disk zero, and carries none of the zeros. */
 export interface DiskZeros {
+  readonly disk?: number;
   readonly offset: number;
   readonly byteCount: number;
   readonly data: null;
@@ -18,14 +21,19 @@ export interface DiskZeros {
 
 /** A piece of the first copy. Zero pieces carry no data. */
 export interface DiskChunk {
+  readonly disk?: number;
   readonly offset: number;
   readonly byteCount: number;
   /** Null when all of it is zeros. */
   readonly data: Uint8Array | null;
 }
 
-/** The primary's view of a disk whose writes it follows. */
+/**
+ * The primary's view of a machine's disk whose writes it follows; of several disks at once where
+ * writes and chunks carry their number. Writes are counted in one order over all of them.
+ */
 export interface SourceDisk {
+  /** Of all disks together. */
   readonly diskBytes: number;
   /** Writes received since the machine's disk socket was connected. */
   readonly writesReceived: number;
@@ -35,7 +43,7 @@ export interface SourceDisk {
    * The writes of a marked epoch, in order; waits, with a bound, for those still on their way.
    * @throws {RomulusError} ERR_TIMEOUT_DISK_WRITES, ERR_DISK_LOST, ERR_LIMIT_DISK_BACKLOG.
    */
-  take(epoch: number): Promise<readonly DiskWrite[]>;
+  take(epoch: number): Promise<readonly (DiskWrite | DiskZeros)[]>;
   /**
    * The whole disk, piece by piece, while the machine writes to it. Only correct together with
    * every write received since the connection was made, applied afterwards.
@@ -50,5 +58,7 @@ export interface SourceDisk {
 export type DiskSync =
   /** Before each epoch counts as applied. */
   | 'commit'
+  /** With every so many epochs that wrote something: a power failure loses at most those. */
+  | { readonly everyEpochs: number }
   /** Whenever the kernel likes; a power failure of the backup's host may lose it. */
   | 'off';

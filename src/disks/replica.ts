@@ -27,10 +27,15 @@ export class DiskReplica {
   readonly #owned: boolean;
   #closed = false;
   #writesApplied = 0;
+  #epochsUnsynced = 0;
 
   /** @throws {RomulusError} ERR_DISK_OPEN, ERR_DISK_SIZE when it is smaller than the disk. */
   constructor(options: { target: ReplicaTarget; diskBytes: number; sync: DiskSync }) {
     this.diskBytes = options.diskBytes;
+    assert(
+      typeof options.sync === 'string' || options.sync.everyEpochs >= 1,
+      'a replica is synced every epoch at most',
+    );
     this.#sync = options.sync;
     this.#owned = 'path' in options.target;
     this.fd = 'path' in options.target ? openReplica(options.target.path) : options.target.fd;
@@ -70,7 +75,8 @@ export class DiskReplica {
   }
 
   /**
-   * Applies all writes of one committed epoch; with `commit` they are on stable storage after.
+   * Applies all writes of one committed epoch; with `commit` they are on stable storage after,
+   * with `everyEpochs` when that many have been applied since the last time.
    * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE before anything was written, ERR_DISK_WRITE.
    */
   apply(writes: readonly (DiskWrite | DiskZeros)[]): void {
@@ -79,12 +85,33 @@ export class DiskReplica {
       if (write.data === null) this.#writeZeros(write.offset, write.byteCount);
       else this.#write(write.offset, write.data);
     this.#writesApplied += writes.length;
-    if (this.#sync === 'commit' && writes.length > 0) this.flush();
+    if (this.#sync === 'off' || writes.length === 0) return;
+    this.#epochsUnsynced += 1;
+    const everyEpochs = this.#sync === 'commit' ? 1 : this.#sync.everyEpochs;
+    if (this.#epochsUnsynced >= everyEpochs) this.flush();
   }
 
-  /** Puts everything applied on stable storage. */
+  /** Epochs that wrote something since the last flush; always 0 after an epoch with `commit`. */
+  get epochsUnsynced(): number {
+    return this.#epochsUnsynced;
+  }
+
+  /**
+   * Puts everything applied on stable storage.
+   * @throws {RomulusError} ERR_DISK_WRITE; the replica cannot be trusted after.
+   */
   flush(): void {
-    fdatasyncSync(this.fd);
+    try {
+      fdatasyncSync(this.fd);
+    } catch (cause) {
+      // The kernel may have dropped what it could not write: a second try would wrongly succeed.
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new RomulusError('ERR_DISK_WRITE', `cannot sync the disk's replica: ${reason}`, {
+        remedy: 'Check the storage under the replica, then synchronise anew.',
+        cause,
+      });
+    }
+    this.#epochsUnsynced = 0;
   }
 
   /** SHA-256 of the whole disk, hexadecimal. */

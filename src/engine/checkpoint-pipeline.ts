@@ -153,7 +153,11 @@ export class CheckpointPipeline {
       const writes = (await this.#disk?.take(epoch)) ?? [];
       const queued = epochFrames(
         checkpoint,
-        writes.map(({ offset, data }) => ({ offset, lengthBytes: data.byteLength, data })),
+        writes.map((write) => ({
+          offset: write.offset,
+          lengthBytes: write.data === null ? write.byteCount : write.data.byteLength,
+          data: write.data,
+        })),
         { generation: options.generation, compressor: this.#compressor, startedAtNs },
       );
       const { framesSent, diskWrites, position } = checkpoint;

@@ -1,0 +1,233 @@
+/**
+ * Mirror jobs of a running QEMU: one for each disk, from the disk to our NBD server.
+ *
+ * `copy-mode: write-blocking` makes the guest's completion come after our reply, so that after
+ * `stop` no write is on its way; `on-target-error: report` makes the job end, and the guest's write
+ * succeed, when our server fails. No `reconnect-delay`: with one the guest would wait for it. All
+ * commands that end a job are the generic `job-*`, which every version since 3.0 has.
+ *
+ * Names: job `romulus-mN`, target node `romulus-tN`, filter node `romulus-fN`. Whatever bears such a
+ * name when we attach was left by one that died, and is removed.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
+import { RomulusError } from '../base/errors.ts';
+
+/** How long QEMU may take for one step, milliseconds. */
+export const STEP_TIMEOUT_MS = 5000;
+const POLL_MS = 10;
+const JOB_PREFIX = 'romulus-m';
+const TARGET_PREFIX = 'romulus-t';
+
+/** What is needed of a monitor of QEMU; `QmpClient` is one. */
+export interface DiskMonitor {
+  command(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown>;
+  commandOutOfBand(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown>;
+  onEvent(
+    listener: (event: { event: string; data: Readonly<Record<string, unknown>> }) => void,
+  ): () => void;
+  onEnd(listener: (error: RomulusError) => void): void;
+}
+
+/** How far a mirror's first copy is. */
+export interface MirrorProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+const blocksSchema = z.array(
+  z.object({
+    device: z.string(),
+    qdev: z.string().optional(),
+    inserted: z
+      .object({
+        'node-name': z.string().optional(),
+        ro: z.boolean(),
+        image: z.object({ 'virtual-size': z.number().int().nonnegative() }),
+      })
+      .optional(),
+  }),
+);
+const jobsSchema = z.array(
+  z.object({
+    device: z.string(),
+    offset: z.number(),
+    len: z.number(),
+    paused: z.boolean(),
+    ready: z.boolean(),
+  }),
+);
+const nodesSchema = z.array(z.object({ 'node-name': z.string().optional() }));
+
+/** A disk that can be mirrored. */
+export interface FoundDisk {
+  /** Name by which QEMU's mirror takes it: a drive's id or a node's name. */
+  readonly device: string;
+  readonly diskBytes: number;
+}
+
+/** Name of a disk's target node. */
+export function targetName(disk: number): string {
+  return `${TARGET_PREFIX}${disk}`;
+}
+
+/** Name of a disk's mirror job. */
+export function jobName(disk: number): string {
+  return `${JOB_PREFIX}${disk}`;
+}
+
+/**
+ * Finds disks by drive id, node name or the guest device's id or path.
+ * @throws {RomulusError} ERR_DISK_MIRROR when one is not there or cannot be written.
+ */
+export async function findDisks(
+  monitor: DiskMonitor,
+  names: readonly string[],
+): Promise<FoundDisk[]> {
+  const blocks = await query(monitor, 'query-block', blocksSchema);
+  return names.map((name) => {
+    const found = blocks.find(
+      ({ device, qdev, inserted }) =>
+        inserted !== undefined &&
+        (device === name || inserted['node-name'] === name || isDevice(qdev, name)),
+    );
+    const inserted = found?.inserted;
+    const device = found?.device === '' ? inserted?.['node-name'] : found?.device;
+    if (inserted === undefined || device === undefined || inserted.ro)
+      throw mirrorError(
+        `the machine has no writable disk '${name}'`,
+        'Name a disk as `info block` in QEMU shows it.',
+        { name },
+      );
+    return { device, diskBytes: inserted.image['virtual-size'] };
+  });
+}
+
+function isDevice(qdev: string | undefined, name: string): boolean {
+  return qdev === name || (qdev?.startsWith(`/machine/peripheral/${name}/`) ?? false);
+}
+
+/** Connects QEMU to our server and starts the mirror; it is under way, or has failed, after. */
+export async function startMirror(
+  monitor: DiskMonitor,
+  options: {
+    readonly disk: number;
+    readonly device: string;
+    readonly socketPath: string;
+    readonly exportName: string;
+    readonly bytesPerSecondMax?: number | undefined;
+  },
+): Promise<void> {
+  const { disk, device, socketPath, exportName, bytesPerSecondMax } = options;
+  await monitor.command('blockdev-add', {
+    driver: 'nbd',
+    'node-name': targetName(disk),
+    server: { type: 'unix', path: socketPath },
+    export: exportName,
+    discard: 'unmap',
+  });
+  await monitor.command('blockdev-mirror', {
+    'job-id': jobName(disk),
+    device,
+    target: targetName(disk),
+    sync: 'full',
+    'copy-mode': 'write-blocking',
+    'on-target-error': 'report',
+    'filter-node-name': `romulus-f${disk}`,
+    ...(bytesPerSecondMax === undefined ? {} : { speed: bytesPerSecondMax }),
+  });
+}
+
+/** Holds a first copy back, or lets it go on; the guest's own writes pass either way. */
+export async function pauseCopy(
+  monitor: DiskMonitor,
+  disk: number,
+  isPaused: boolean,
+): Promise<void> {
+  await monitor.command(isPaused ? 'job-pause' : 'job-resume', { id: jobName(disk) });
+}
+
+/** How far the mirrors of these many disks are, together. */
+export async function mirrorProgress(
+  monitor: DiskMonitor,
+  diskCount: number,
+): Promise<MirrorProgress> {
+  const jobs = await query(monitor, 'query-block-jobs', jobsSchema);
+  let doneBytes = 0;
+  let totalBytes = 0;
+  for (let disk = 0; disk < diskCount; disk += 1) {
+    const job = jobs.find(({ device }) => device === jobName(disk));
+    doneBytes += job?.offset ?? 0;
+    totalBytes += job?.len ?? 0;
+  }
+  return { doneBytes, totalBytes };
+}
+
+/** Tears QEMU's connections to our server, even while its main loop waits for them. */
+export async function yankMirrors(monitor: DiskMonitor, diskCount: number): Promise<void> {
+  await monitor.commandOutOfBand('yank', {
+    instances: Array.from({ length: diskCount }, (_, disk) => ({
+      type: 'block-node',
+      'node-name': targetName(disk),
+    })),
+  });
+}
+
+/**
+ * Ends every mirror of ours and removes every node of ours. Nothing to do is fine.
+ * @throws {RomulusError} ERR_DISK_MIRROR when something stays; the monitor's own errors.
+ */
+export async function removeMirrors(monitor: DiskMonitor): Promise<void> {
+  const deadlineMs = performance.now() + STEP_TIMEOUT_MS;
+  const cancelled = new Set<string>();
+  for (;;) {
+    const jobs = await query(monitor, 'query-block-jobs', jobsSchema);
+    const ours = jobs.map(({ device }) => device).filter((name) => name.startsWith(JOB_PREFIX));
+    if (ours.length === 0) break;
+    if (performance.now() > deadlineMs)
+      throw mirrorError(
+        `QEMU's mirror '${ours[0]}' does not end`,
+        'Cancel it by hand (`job-cancel`), then attach again.',
+        { jobs: ours },
+      );
+    for (const id of ours) {
+      if (cancelled.has(id)) continue;
+      cancelled.add(id);
+      // It may end by itself between our look and our order.
+      await unlessGone(monitor.command('job-cancel', { id }));
+    }
+    await delay(POLL_MS);
+  }
+  const nodes = await query(monitor, 'query-named-block-nodes', nodesSchema);
+  for (const { 'node-name': name } of nodes)
+    if (name?.startsWith(TARGET_PREFIX) === true)
+      await monitor.command('blockdev-del', { 'node-name': name });
+}
+
+async function unlessGone(answer: Promise<unknown>): Promise<void> {
+  try {
+    await answer;
+  } catch (error) {
+    const isRefusal = error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
+    if (!isRefusal) throw error;
+  }
+}
+
+async function query<T>(monitor: DiskMonitor, name: string, schema: z.ZodType<T>): Promise<T> {
+  const { data, error } = schema.safeParse(await monitor.command(name));
+  if (error === undefined) return data;
+  throw mirrorError(
+    `QEMU's answer to '${name}' makes no sense (${error.issues[0]?.message ?? 'unknown'})`,
+    'Use a QEMU that `romulus doctor` names as tested.',
+    { command: name },
+  );
+}
+
+/** An ERR_DISK_MIRROR. */
+export function mirrorError(
+  message: string,
+  remedy: string,
+  details: Readonly<Record<string, unknown>>,
+): RomulusError {
+  return new RomulusError('ERR_DISK_MIRROR', message, { remedy, details });
+}

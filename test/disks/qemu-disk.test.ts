@@ -1,0 +1,243 @@
+/** Goal: a replica made of what a real QEMU mirrored equals the machine's disk at every boundary. */
+import { execFileSync } from 'node:child_process';
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { randomBytes } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { RomulusError } from '../../src/base/errors.ts';
+import {
+  attachQemuDisks,
+  type QemuDisks,
+  type QemuDiskOptions,
+} from '../../src/disks/qemu-disk.ts';
+import { compareDisks, DiskReplica } from '../../src/disks/replica.ts';
+import { writesReceived } from '../../src/disks/write-log.ts';
+import { VIRTIO_MODULES } from '../../src/drill/qemu/guest-image.ts';
+import { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
+import { requireQemu } from '../support/qemu/require-qemu.ts';
+import { type RunningGuest, startGuest } from '../support/qemu/start-guest.ts';
+
+const hasQemu = await requireQemu();
+
+const TEST_MS = 120_000;
+const MIB = 1024 * 1024;
+
+let directory: string;
+let guest: RunningGuest;
+let monitor: QmpClient;
+let losses: RomulusError[];
+const replicas: DiskReplica[] = [];
+
+const modules = VIRTIO_MODULES.filter((name) => !name.includes('net') && name !== 'failover');
+
+async function boot(extraArgs: string[]): Promise<void> {
+  guest = await startGuest({
+    run: ['disk'],
+    kernelArgs: [`romulus.modules=${modules.join(',')}`, 'romulus.disk=400/8'],
+    extraArgs,
+  });
+  monitor = await QmpClient.connect(guest.qmpPath);
+  await expectWriting();
+}
+
+async function attach(more: Partial<QemuDiskOptions> = {}): Promise<QemuDisks> {
+  const onLost = (error: RomulusError): void => {
+    losses.push(error);
+  };
+  const socketPath = join(directory, 'nbd.sock');
+  return attachQemuDisks({ monitor, disks: ['vd0'], socketPath, onLost, ...more });
+}
+
+/** Takes the first copy into new replicas. */
+async function copyBase(disks: QemuDisks): Promise<void> {
+  for (const [disk, { diskBytes }] of disks.disks.entries()) {
+    const path = join(directory, `replica${replicas.length}`);
+    // Garbage, so that a stretch nobody writes is noticed.
+    writeFileSync(path, randomBytes(diskBytes));
+    replicas[disk] = new DiskReplica({ target: { path }, diskBytes, sync: { everyEpochs: 8 } });
+  }
+  for await (const chunk of disks.readBase()) replicas[chunk.disk ?? 0]?.applyBase(chunk);
+}
+
+/** Runs epochs; `atBoundary` is called while the machine stands, with all epochs applied. */
+async function runEpochs(disks: QemuDisks, count: number, atBoundary: () => void): Promise<number> {
+  let writes = 0;
+  for (let epoch = 1; epoch <= count; epoch += 1) {
+    await monitor.command('stop');
+    disks.mark(epoch, writesReceived(disks.counter));
+    const isCompared = epoch % 25 === 0;
+    if (!isCompared) await monitor.command('cont');
+    const taken = await disks.take(epoch);
+    writes += taken.length;
+    for (const [disk, replica] of replicas.entries())
+      replica.apply(taken.filter((write) => (write.disk ?? 0) === disk));
+    if (isCompared) {
+      atBoundary();
+      await monitor.command('cont');
+    }
+    await delay(10);
+  }
+  return writes;
+}
+
+function difference(path: string, replica: DiskReplica | undefined): number {
+  const fd = openSync(path, 'r');
+  try {
+    return replica === undefined ? -2 : compareDisks(fd, replica.fd, replica.diskBytes);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function traces(): Promise<string[]> {
+  const nodes = (await monitor.command('query-named-block-nodes')) as { 'node-name': string }[];
+  const jobs = (await monitor.command('query-block-jobs')) as { device: string }[];
+  const names = [...nodes.map((node) => node['node-name']), ...jobs.map(({ device }) => device)];
+  return names.filter((name) => name.startsWith('romulus-'));
+}
+
+/** The guest writes on, and found no block that is not what it wrote. */
+async function expectWriting(): Promise<void> {
+  const from = guest.serial.lines.length;
+  await expect
+    .poll(() => guest.serial.lines.slice(from).some(({ text }) => text.startsWith('k ')), {
+      timeout: 10_000,
+    })
+    .toBe(true);
+  expect(guest.serial.lines.filter(({ text }) => /^(k BAD|!)/.test(text))).toEqual([]);
+}
+
+describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'romulus-disk-'));
+    losses = [];
+  });
+  afterEach(async () => {
+    for (const replica of replicas.splice(0)) replica.close();
+    monitor.close();
+    await guest.stop();
+    rmSync(directory, { recursive: true, force: true });
+  });
+
+  it(
+    'are followed: two disks, an iothread, 4 KiB sectors, an odd size, TRIM',
+    async () => {
+      const first = join(directory, 'first.raw');
+      const second = join(directory, 'second.raw');
+      writeFileSync(first, randomBytes(12 * MIB + 3 * 4096));
+      writeFileSync(second, randomBytes(3 * MIB + 512));
+      const sectors = 'logical_block_size=4096,physical_block_size=4096';
+      await boot([
+        '-object',
+        'iothread,id=io0',
+        '-drive',
+        `if=none,id=dr0,file=${first},format=raw,discard=unmap`,
+        '-device',
+        `virtio-blk-pci,drive=dr0,id=vd0,iothread=io0,${sectors}`,
+        '-drive',
+        `if=none,id=dr1,file=${second},format=raw`,
+        '-device',
+        'virtio-blk-pci,drive=dr1,id=vd1',
+      ]);
+      const disks = await attach({ disks: ['vd0', 'dr1'], baseHighBytes: MIB, baseLowBytes: 4096 });
+      await copyBase(disks);
+      const writes = await runEpochs(disks, 50, () => {
+        expect(difference(first, replicas[0])).toBe(-1);
+        expect(difference(second, replicas[1])).toBe(-1);
+      });
+      expect(writes).toBeGreaterThan(50);
+      const { doneBytes, totalBytes } = await disks.progress();
+      expect(doneBytes).toBe(totalBytes);
+      await disks.detach();
+      expect(await traces()).toEqual([]);
+      expect(existsSync(join(directory, 'nbd.sock'))).toBe(false);
+      expect(losses).toEqual([]);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'are followed: qcow2; after an overrun and after somebody ended the mirror, anew',
+    async () => {
+      const image = join(directory, 'disk.qcow2');
+      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(8 * MIB + 512)]);
+      await boot([
+        '-blockdev',
+        `driver=file,node-name=file0,filename=${image}`,
+        '-blockdev',
+        'driver=qcow2,node-name=disk0,file=file0',
+        '-device',
+        'virtio-blk-pci,drive=disk0,id=vd0',
+      ]);
+      // What waits and is never taken runs over; the guest does not notice.
+      const overrun = await attach({ waitingBytesMax: 9 * MIB });
+      await copyBase(overrun);
+      await expect.poll(() => losses[0]?.code, { timeout: 60_000 }).toBe('ERR_LIMIT_DISK_BACKLOG');
+      await expectWriting();
+
+      losses = [];
+      const ended = await attach();
+      await copyBase(ended);
+      await monitor.command('job-cancel', { id: 'romulus-m0' });
+      await expect.poll(() => losses[0]?.code, { timeout: 10_000 }).toMatch(/^ERR_DISK_/);
+      await expect(ended.take(1)).rejects.toMatchObject({ code: losses[0]?.code });
+      await ended.detach();
+      expect(await traces()).toEqual([]);
+
+      losses = [];
+      const disks = await attach();
+      await copyBase(disks);
+      const copy = join(directory, 'copy.raw');
+      await runEpochs(disks, 25, () => {
+        const convert = ['convert', '-U', '-f', 'qcow2', '-O', 'raw', image, copy];
+        execFileSync('qemu-img', convert);
+        expect(difference(copy, replicas[0])).toBe(-1);
+      });
+      await disks.detach();
+      expect(losses).toEqual([]);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'are let go by a watchdog when the server hangs',
+    async () => {
+      const image = join(directory, 'disk.raw');
+      writeFileSync(image, Buffer.alloc(9 * MIB));
+      const path = join(directory, 'second-qmp.sock');
+      await boot([
+        '-drive',
+        `if=none,id=dr0,file=${image},format=raw`,
+        '-device',
+        'virtio-blk-pci,drive=dr0,id=vd0',
+        '-qmp',
+        `unix:${path},server=on,wait=off`,
+      ]);
+      const disks = await attach({ watchdog: false });
+      await copyBase(disks);
+      const worker = new Worker(new URL('watchdog-worker.mjs', import.meta.url), {
+        workerData: { path, pulse: disks.pulse },
+      });
+      await once(worker, 'message');
+      const word = once(worker, 'message');
+      // This thread serves QEMU: it now does nothing, with the guest's writes unread.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4000);
+      const awakeAt = Number(process.hrtime.bigint());
+      const [report] = (await word) as [{ code: string; at: number }];
+      expect(report).toMatchObject({ code: 'ERR_TIMEOUT_DISK_STALL' });
+      expect(report.at).toBeLessThan(awakeAt);
+      await expect.poll(() => losses[0]?.code, { timeout: 10_000 }).toMatch(/^ERR_DISK_/);
+      await worker.terminate();
+      await disks.detach();
+      expect(await traces()).toEqual([]);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+});

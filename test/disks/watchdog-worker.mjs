@@ -1,0 +1,25 @@
+// A thread with a monitor of its own that watches the disk server of the thread that started it.
+import { parentPort, workerData } from 'node:worker_threads';
+import { DiskWatchdog } from '../../dist/disks/nbd/watchdog.js';
+import { yankMirrors } from '../../dist/disks/qemu-mirror.js';
+import { QmpClient } from '../../dist/guests/qemu/qmp/qmp-client.js';
+
+const { path, pulse } = workerData;
+const monitor = await QmpClient.connect(path);
+
+async function report(error) {
+  // These wait for the guest's writes, and so would hang had QEMU not been freed.
+  await monitor.command('stop');
+  await monitor.command('cont');
+  parentPort.postMessage({ code: error.code, at: Number(process.hrtime.bigint()) });
+  monitor.close();
+  watchdog.stop();
+}
+
+const watchdog = new DiskWatchdog({
+  pulse,
+  stallMsMax: 500,
+  yank: () => yankMirrors(monitor, 1),
+  onStall: report,
+});
+parentPort.postMessage('watching');
