@@ -72,18 +72,30 @@ export class QemuPair {
       JSON.stringify({ chardevs: { [CONSOLE_ID]: 'null', [CONTROL_ID]: 'null' } }),
     );
     const shared = (name: string, link: number): string[] => [
-      ...['--name', name, '--listen', `${HOST}:${link}`, '--state-dir', this.#stage.path(name)],
-      ...['--arbiter', `file:${this.#stage.path('arbiter')}`, '--interval', `${intervalMs}ms`],
+      '--name',
+      name,
+      '--listen',
+      `${HOST}:${link}`,
+      '--state-dir',
+      this.#stage.path(name),
+      '--arbiter',
+      `file:${this.#stage.path('arbiter')}`,
+      '--interval',
+      `${intervalMs}ms`,
     ];
     this.#primary = this.#startNode('node-a', [
       'protect',
       ...shared('a', linkA),
-      ...['--qmp', this.machine.qmpPath],
+      '--qmp',
+      this.machine.qmpPath,
     ]);
     this.#backup = this.#startNode('node-b', [
       'backup',
       ...shared('b', linkB),
-      ...['--peer', `${HOST}:${linkA}`, '--map', mapping],
+      '--peer',
+      `${HOST}:${linkA}`,
+      '--map',
+      mapping,
     ]);
     await this.#primary.waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
   }

@@ -61,6 +61,12 @@ export class EpochPacer {
     return Math.max(this.#intervalMs, stretchedMs);
   }
 
+  /** Where the queue stands and what that makes of an epoch, in words. */
+  get text(): string {
+    const mark = this.isBacklogged ? 'above its high' : 'below its low';
+    return `the queue is ${mark} watermark; an epoch lasts ${this.effectiveIntervalMs} ms`;
+  }
+
   get isBacklogged(): boolean {
     return this.#stretch > 1;
   }

@@ -3,7 +3,7 @@
  */
 import { unreachable } from '../base/assert.ts';
 import type { Epoch } from '../base/units.ts';
-import type { LinkId, PrimaryStateName } from './primary-types.ts';
+import type { LinkId, PrimaryLimits, PrimaryStateName } from './primary-types.ts';
 import type { Instance } from './register.ts';
 
 /** One connection of one backup node. */
@@ -94,4 +94,14 @@ export function answerUntilMs(state: PrimaryState, overdueAtMs: number | null): 
 export function nameOf(state: PrimaryState, isBacklogged: boolean): PrimaryStateName {
   if (state.name !== 'paired') return state.name;
   return isBacklogged ? 'backlogged' : 'protected';
+}
+
+/** What follows a round of a synchronisation that left so many pages dirty. */
+export function afterRound(
+  round: number,
+  dirtyLeft: number,
+  limits: Pick<PrimaryLimits, 'syncSettledPages' | 'syncRounds'>,
+): Extract<SyncPhase, { kind: 'rounds' | 'settled' }> {
+  const isSettled = dirtyLeft <= limits.syncSettledPages || round + 1 >= limits.syncRounds;
+  return isSettled ? { kind: 'settled' } : { kind: 'rounds', round: round + 1 };
 }

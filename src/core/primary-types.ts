@@ -173,6 +173,12 @@ export type PrimaryEvent =
   /** The time last asked for by `wakeAt` has come. Harmless when early, late or repeated. */
   | { readonly kind: 'timer' };
 
+/** The event of one kind. */
+export type PrimaryEventOf<Kind extends PrimaryEvent['kind']> = Extract<
+  PrimaryEvent,
+  { kind: Kind }
+>;
+
 export type PrimaryEffect =
   | RegisterRequest
   /** Tell the backup how it will get its image. `resume` is followed by the epochs themselves. */

@@ -16,8 +16,7 @@
  *                        +-------- severed <--------+  | resume        any -> fenced, stopped
  *                                     +----------------+
  *
- * It holds no sockets, timers or clocks, and does not know how a checkpoint is captured or sent.
- * The meaning of events and effects is in `primary-types.ts`.
+ * It does not know how a checkpoint is captured or sent. Events and effects: `primary-types.ts`.
  */
 import { assert, unreachable } from '../base/assert.ts';
 import { type Epoch, NO_GENERATION } from '../base/units.ts';
@@ -27,12 +26,14 @@ import type {
   LinkId,
   PrimaryEffect,
   PrimaryEvent,
+  PrimaryEventOf as EventOf,
   PrimaryOptions,
   PrimaryStatus,
 } from './primary-types.ts';
 import { receive } from './reception.ts';
 import { type RegisterAnswer, RegisterClient, type RegisterOutcome } from './register-client.ts';
 import {
+  afterRound,
   answerUntilMs,
   type BackupLink,
   isOver,
@@ -54,8 +55,6 @@ import {
 } from './register.ts';
 import { instanceReused, onlyPartnerMayResume, type Refusal } from './refusals.ts';
 import { type BackupHello, type ImageFacts, planImage, resumeFrom } from './resync.ts';
-
-type EventOf<Kind extends PrimaryEvent['kind']> = Extract<PrimaryEvent, { kind: Kind }>;
 
 /** See the head of this file. One instance per guest and engine; `step` is the only way in. */
 export class Primary {
@@ -380,14 +379,9 @@ export class Primary {
     const state = this.#state;
     if (state.name !== 'syncing' || state.link.linkId !== linkId) return;
     if (state.phase.kind !== 'rounds') return;
-    const round = state.phase.round + 1;
-    const { syncSettledPages, syncRounds } = this.#options.limits;
-    if (dirtyLeft <= syncSettledPages || round >= syncRounds) {
-      this.#state = { ...state, phase: { kind: 'settled' } };
-    } else {
-      this.#state = { ...state, phase: { kind: 'rounds', round } };
-      this.#emit({ kind: 'syncRound', linkId, round });
-    }
+    const phase = afterRound(state.phase.round, dirtyLeft, this.#options.limits);
+    this.#state = { ...state, phase };
+    if (phase.kind === 'rounds') this.#emit({ kind: 'syncRound', linkId, round: phase.round });
   }
 
   #takeCheckpointWhenDue(): void {
@@ -565,9 +559,8 @@ export class Primary {
     this.#emit(...requests);
     if (outcome !== null) this.#handleOutcome(outcome, asked?.next ?? null);
     const untilMs = answerUntilMs(this.#state, this.#flow.overdueAtMs);
-    if (untilMs !== null && this.#nowMs >= untilMs) {
+    if (untilMs !== null && this.#nowMs >= untilMs)
       this.#dropAndLose('the backup did not answer in time', false);
-    }
     this.#advanceShutdown();
     this.#advanceSevered();
     this.#takeCheckpointWhenDue();
@@ -593,10 +586,7 @@ export class Primary {
   // ---- telling
 
   #reportPace(): void {
-    if (this.#state.name !== 'paired') return;
-    const { isBacklogged, effectiveIntervalMs } = this.#flow.pacer;
-    const mark = isBacklogged ? 'above its high' : 'below its low';
-    this.#reportNow(`the queue is ${mark} watermark; an epoch lasts ${effectiveIntervalMs} ms`);
+    if (this.#state.name === 'paired') this.#reportNow(this.#flow.pacer.text);
   }
 
   #reportNow(why: string): void {

@@ -5,6 +5,7 @@ import { DEFAULT_PROMISE_MARGIN } from '../core/promise.ts';
 import type { OnSilence } from '../core/register.ts';
 import { connectSimDisk } from '../disks/sim-disk.ts';
 import { asEpoch, NO_GENERATION } from '../base/units.ts';
+import { endProcess, processStartTime } from '../guests/process.ts';
 import type { LinkListener } from '../links/ws.ts';
 import { listenWs } from '../links/ws.ts';
 import { workerUrl } from '../native/worker-url.ts';
@@ -58,6 +59,7 @@ export class PrimaryRole implements Role {
     const cleanups: (() => unknown)[] = [() => capture.close()];
     try {
       const attached = await capture.call('attach', { address, tracker: config.tracker });
+      const startTime = processStartTime(attached.pid);
       cleanups.push(() => capture.call('detach', undefined));
       this.#parts.saveMachine({
         instance,
@@ -120,7 +122,10 @@ export class PrimaryRole implements Role {
       if (this.#stopAsked) session.shutdown();
       const outcome = await session.outcome;
       // Who lost its link before it could be told learns it from the heartbeats.
-      if (outcome.kind === 'guestLost') farewell = { reason: 'guest-lost', text: outcome.why };
+      if (outcome.kind === 'guestLost') {
+        farewell = { reason: 'guest-lost', text: outcome.why };
+        if (outcome.mustEnd) await endProcess(attached.pid, startTime);
+      }
       return outcome;
     } finally {
       for (const cleanup of cleanups.toReversed()) await cleanup();

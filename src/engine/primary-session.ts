@@ -12,7 +12,7 @@ import { type AckMessage, decodeMessage, encodeMessage, type Message } from '../
 import { Primary } from '../core/primary.ts';
 import type { PrimaryEffect, PrimaryEvent, PrimaryStateName } from '../core/primary-types.ts';
 import type { Instance, RegisterWord } from '../core/register.ts';
-import type { GuestDescriptor, GuestLoss } from '../guests/guest.ts';
+import type { GuestLoss } from '../guests/guest.ts';
 import { hasEndedWithin } from '../guests/process.ts';
 import type { Link } from '../links/link.ts';
 import type { Verdict } from '../core/verdict.ts';
@@ -23,6 +23,7 @@ import type { QueuedEpoch } from './epoch-queue.ts';
 import type { EpochMeters } from './meters.ts';
 import type { NodeParts } from './node-parts.ts';
 import { Outbox } from './outbox.ts';
+import { noBackup, type Peer, type PrimaryOutcome, sameMachine } from './primary-peer.ts';
 import { answerRegister } from './register-port.ts';
 import { Scrub, type ScrubResult } from './scrub.ts';
 import type { SyncProgress } from './sync-driver.ts';
@@ -40,33 +41,6 @@ export interface PrimarySessionOptions extends PipelineOptions {
 const SETTLING = 'whether the machine is dying is being found out';
 /** How long a machine may take to be dead once it began to close its sockets. */
 const MACHINE_DEATH_MS = 500;
-
-/** Why the session ended. */
-export type PrimaryOutcome =
-  | { readonly kind: 'finished'; readonly why: string }
-  | { readonly kind: 'guestLost'; readonly why: string }
-  /** The machine lives on, but must be attached to anew. */
-  | { readonly kind: 'guestChanged'; readonly why: string; readonly epoch: number }
-  | { readonly kind: 'fenced'; readonly why: string };
-
-interface Peer {
-  readonly linkId: number;
-  readonly link: Link;
-  readonly outbox: Outbox;
-  node: string;
-  /** The image the backup said hello with. */
-  held: Instance | null;
-  /** The image that epochs are sent for; null until the backup has one. */
-  instance: Instance | null;
-  /** For a `changed` image: the epoch that the old one stands at. */
-  since: Epoch;
-  /** When the last byte of each unacknowledged epoch was given to this link. */
-  readonly sentAtMs: Map<number, number>;
-  /** It knows that the machine stands because somebody paused it. */
-  knowsPaused: boolean;
-  /** Why it ends the connection, in its own words. */
-  complaint: string | null;
-}
 
 /** One term as primary, from start or promotion until the end of the node or a fence. */
 export class PrimarySession {
@@ -87,6 +61,7 @@ export class PrimarySession {
   #loss: GuestLoss | null = null;
   /** Whether the machine is dying is being found out. */
   #isSettling = false;
+  #mustEnd = false;
   readonly #scrub = new Scrub();
   #skipLogged = '';
 
@@ -153,7 +128,7 @@ export class PrimarySession {
 
   /** The machine can no longer be checkpointed. */
   guestLost(loss: GuestLoss): void {
-    if (loss.kind === 'died') return this.#step({ kind: 'guestLost', why: loss.why });
+    if (loss.kind === 'died') return this.#dead(loss.why);
     // Nothing is lost: the backup must know that nobody takes over.
     this.#log.warn({ loss: loss.kind }, loss.why);
     this.#loss ??= loss;
@@ -164,7 +139,14 @@ export class PrimarySession {
   captureLost(error: RomulusError): void {
     if (this.#ended) return;
     this.#log.fatal({ error: error.toJSON() }, 'the capture thread ended');
-    this.#step({ kind: 'guestLost', why: error.message });
+    this.#dead(error.message);
+  }
+
+  /** Nobody can checkpoint it any more. Who is paired takes over, so it must not run on by itself. */
+  #dead(why: string): void {
+    const { state } = this.#core.status;
+    this.#mustEnd = state === 'protected' || state === 'backlogged' || state === 'severed';
+    this.#step({ kind: 'guestLost', why });
   }
 
   /** The disk's writes can no longer be followed: whoever is given the image must start anew. */
@@ -321,7 +303,8 @@ export class PrimarySession {
   }
 
   #outcomeOf(effect: PrimaryEffect & { kind: 'finish' }): PrimaryOutcome {
-    if (effect.reason !== 'shutdown') return { kind: 'guestLost', why: effect.why };
+    if (effect.reason !== 'shutdown')
+      return { kind: 'guestLost', why: effect.why, mustEnd: this.#mustEnd };
     const why = this.#loss?.why ?? effect.why;
     if (this.#loss?.kind !== 'changed') return { kind: 'finished', why };
     return { kind: 'guestChanged', why, epoch: this.#core.status.takenEpoch };
@@ -608,21 +591,4 @@ export class PrimarySession {
     for (const peer of this.#peers.values()) peer.link.close();
     this.#finish(outcome);
   }
-}
-
-function noBackup(why: string): RomulusError {
-  return new RomulusError('ERR_TRANSPORT_NO_BACKUP', `nobody to compare with: ${why}`, {
-    remedy: 'Ask again once `romulus status` says protected.',
-  });
-}
-
-function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
-  if (held === null) return true;
-  if (held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
-  // Devices and memory may be plugged into a running QEMU: the same machine gets a new image then.
-  if (held.kind === 'qemu') return held.name === ours.name;
-  return (
-    held.blocks.length === ours.blocks.length &&
-    held.blocks.every((block, index) => block.bytes === ours.blocks[index]?.bytes)
-  );
 }
