@@ -26,6 +26,8 @@ constexpr size_t kPopulatedBytesMax = size_t{64} << 20;
 constexpr uint32_t kScanPartPages = 16384;
 // A part of a copy. Below twice this many pages the copy stays in one thread.
 constexpr size_t kCopyPartPages = 64;
+// A copy of fewer pages after one ahead takes less than a device state.
+constexpr size_t kLightCopyPages = 1024;
 constexpr size_t kPagemapEntriesPerRead = 8192;
 constexpr uint64_t kPagemapPresent = uint64_t{1} << 63;
 constexpr uint64_t kPagemapSwapped = uint64_t{1} << 62;
@@ -134,13 +136,17 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   std::optional<Urgent> urgent;
   if (!full) urgent.emplace();
   const uint64_t begin = NowNs();
+  // With most pages copied ahead little is left to do, and on a small host the machine's own thread
+  // that saves the device state meanwhile needs the other core more than a helper of ours does.
+  const bool light = is_ahead_pending_;
   if (full) {
     FindPopulated(first_page, page_count, stats);
   } else {
-    FindDirty(first_page, page_count, stats);
+    FindDirty(first_page, page_count, light, stats);
   }
   tracker_->CheckAlive();
-  staged_ = Finish(begin, NowNs(), full, stats);
+  const bool alone = full || (light && staged_end_ - staged_begin_ < kLightCopyPages);
+  staged_ = Finish(begin, NowNs(), alone, stats);
   is_ahead_pending_ = false;
   return stats;
 }
@@ -157,7 +163,7 @@ CaptureStats Capture::TakeAhead() {
   if (staged_ahead_.size() == kAheadRounds) return stats;
   staged_begin_ = staged_end_;
   const uint64_t begin = NowNs();
-  FindDirty(0, page_count_, stats);
+  FindDirty(0, page_count_, true, stats);
   staged_ahead_.push_back(Finish(begin, NowNs(), true, stats));
   is_ahead_pending_ = true;
   return stats;
@@ -174,7 +180,8 @@ StagedPages Capture::Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, Ca
   return staged;
 }
 
-void Capture::FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& stats) {
+void Capture::FindDirty(uint32_t first_page, uint32_t page_count, bool alone,
+                        CaptureStats& stats) {
   tracker_->Refresh();
   // Parts begin at multiples of their size, so two threads never share a word of the tracker's books.
   const uint32_t first_part = first_page / kScanPartPages;
@@ -187,7 +194,7 @@ void Capture::FindDirty(uint32_t first_page, uint32_t page_count, CaptureStats& 
     part_runs_[part].clear();
     tracker_->Take(range_, from, to - from, part_runs_[part]);
   };
-  if (tracker_->concurrent()) {
+  if (tracker_->concurrent() && !alone) {
     crew_.Run(parts, scan);
   } else {
     for (uint32_t part = 0; part < parts; ++part) scan(part);
