@@ -11,12 +11,11 @@ import { join } from 'node:path';
 import { RomulusError } from '../../base/errors.ts';
 import { runHelper } from './command.ts';
 
-const MIRROR = 'http://deb.debian.org/debian';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
-/** Tells how long work goes on. */
 const LISTS_LOCK = '/run/lock/romulus-apt-lists';
 
+/** Tells how long work goes on. */
 export type Say = (text: string) => void;
 
 export function isRoot(): boolean {
@@ -33,6 +32,26 @@ export function requireApt(wanted: string): void {
       remedy: 'Use a Debian host (or a debian:bookworm container) for this.',
     },
   );
+}
+
+/** Where this system gets Debian from: other suites are there too. */
+async function systemMirror(): Promise<string> {
+  let mirror = await listedMirror();
+  if (mirror === null && isRoot()) {
+    await updateLists();
+    mirror = await listedMirror();
+  }
+  if (mirror !== null) return mirror;
+  throw new RomulusError('ERR_HOST_PACKAGES', 'apt has no lists of a Debian mirror', {
+    remedy: 'Run `apt-get update` as root.',
+  });
+}
+
+async function listedMirror(): Promise<string | null> {
+  const format = '$(LABEL) $(REPO_URI)';
+  const targets = ['indextargets', '--format', format, 'Created-By: Packages'];
+  const listed = await runHelper('apt-get', targets);
+  return /^Debian (\S+)$/m.exec(listed)?.[1] ?? null;
 }
 
 /** apt refuses to fetch its lists twice at a time, and several test processes may begin together. */
@@ -110,10 +129,11 @@ export async function unpackForeignPackage(
   await mkdir(join(archives, 'partial'), { recursive: true });
   await mkdir(join(tree, 'etc', 'parts'), { recursive: true });
   await writeFile(join(tree, 'state', 'status'), '');
+  const mirror = await systemMirror();
   const signed = existsSync(KEYRING) ? ` signed-by=${KEYRING}` : '';
   await writeFile(
     join(tree, 'etc', 'sources.list'),
-    `deb [arch=amd64${signed}] ${MIRROR} ${suite} main\n`,
+    `deb [arch=amd64${signed}] ${mirror} ${suite} main\n`,
   );
   const settings = {
     'Dir::State': join(tree, 'state'),
@@ -147,7 +167,7 @@ export async function unpackForeignPackage(
     );
   } catch (cause) {
     throw new RomulusError('ERR_HOST_PACKAGES', `cannot download ${name} of ${suite}`, {
-      remedy: `It needs ${MIRROR}: check the network and try again.`,
+      remedy: `It needs ${mirror}: check the network and try again.`,
       cause,
       details: { reason: cause instanceof Error ? cause.message : String(cause) },
     });

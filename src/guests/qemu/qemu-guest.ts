@@ -13,7 +13,7 @@
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
 import type { Guest, GuestDescriptor, GuestLoss, PauseReport, RamBlock } from '../guest.ts';
-import { endProcess, isProcessAlive, processStartTime } from '../process.ts';
+import { endProcess, hasEndedWithin, processStartTime } from '../process.ts';
 import type { Guardian } from './guardian.ts';
 import { ask } from './qmp/commands.ts';
 import type { QmpEvent } from './qmp/messages.ts';
@@ -27,6 +27,8 @@ export const PAUSE_TIMEOUT_MS = 10_000;
 export const RESCUE_TIMEOUT_MS = 60_000;
 /** How long a pause waits for commands of ours that QEMU has not answered yet. */
 export const IDLE_WAIT_MS = 200;
+/** How long a QEMU whose socket closed may take to be gone, milliseconds. */
+const DEATH_MS = 500;
 /** How often it is asked whether it is still the machine that was attached to. */
 export const WATCH_MS = 1000;
 
@@ -83,7 +85,7 @@ export class QemuGuest implements Guest {
       rescueMs: RESCUE_TIMEOUT_MS,
     });
     parts.qmp.onEvent((event) => this.#onEvent(event));
-    parts.qmp.onEnd((error) => this.#onEnd(error.message));
+    parts.qmp.onEnd((error) => void this.#onEnd(error.message));
     this.#watch = setInterval(() => void this.#look(), WATCH_MS);
     this.#watch.unref();
   }
@@ -232,12 +234,13 @@ export class QemuGuest implements Guest {
     }
   }
 
-  #onEnd(why: string): void {
-    const alive = isProcessAlive(this.pid) && processStartTime(this.pid) === this.#startTime;
+  /** A QEMU that dies closes its sockets before it is gone: it is given a moment to be. */
+  async #onEnd(why: string): Promise<void> {
+    const hasDied = await hasEndedWithin(this.pid, DEATH_MS);
     this.#lose(
-      alive
-        ? { kind: 'changed', why: `QEMU (process ${this.pid}) hung up its QMP socket: ${why}` }
-        : { kind: 'died', why: `QEMU (process ${this.pid}) is gone: ${why}` },
+      hasDied
+        ? { kind: 'died', why: `QEMU (process ${this.pid}) is gone: ${why}` }
+        : { kind: 'changed', why: `QEMU (process ${this.pid}) hung up its QMP socket: ${why}` },
     );
   }
 
