@@ -12,8 +12,11 @@ export interface NetOutlet {
    * still may.
    */
   readonly ready: boolean;
-  /** Hands one frame, length in front, to everyone outside. Only while `ready`. */
-  write(frame: Buffer): void;
+  /**
+   * Hands one frame, length in front, of the machine's NIC `port` (from 0) to everyone outside.
+   * Only while `ready`.
+   */
+  write(frame: Buffer, port: number): void;
   /** The one listener for `ready` having become true again. */
   onReady(listener: () => void): void;
 }
@@ -28,6 +31,6 @@ export interface NetCounters {
   readonly framesReleased: number;
   /** Frames dropped because the gate was closed: a cable without a machine. */
   readonly framesDroppedClosed: number;
-  /** Frames dropped because too much was held: what a NIC with a full ring does. */
+  /** Frames dropped because too much was held or waited to be: what a NIC with a full ring does. */
   readonly framesDroppedFull: number;
 }

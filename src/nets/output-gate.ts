@@ -16,7 +16,8 @@
  * highest released epoch leaves, and none after `mayWrite()` said no until it says yes again.
  *
  * It does not know promises or epochs' contents, and keeps no timer: `pump()` is called by the
- * engine when a promise was extended, and by the outlet when it is ready again.
+ * engine when a promise was extended, and by the outlet when it is ready again. That output waits for
+ * an epoch that is not marked yet is told once an epoch, by `onWaiting`.
  */
 import { assert } from '../base/assert.ts';
 import { Histogram } from '../base/histogram.ts';
@@ -43,6 +44,8 @@ interface HeldFrame {
   /** Number of the frame since the gate was made, from 1. */
   readonly index: number;
   readonly frame: Buffer;
+  /** The machine's NIC that said it, from 0. */
+  readonly port: number;
   readonly receivedAtMs: number;
 }
 
@@ -71,6 +74,9 @@ export class OutputGate {
   #releasedThroughIndex = 0;
   #mayWrite: () => boolean = () => false;
   #pumping = false;
+  #onWaiting: (() => void) | null = null;
+  /** Whether it was told that output waits for the next mark. */
+  #isWaitingTold = false;
   #framesReleased = 0;
   #framesDroppedClosed = 0;
   #framesDroppedFull = 0;
@@ -106,8 +112,19 @@ export class OutputGate {
     };
   }
 
-  /** Takes one frame from the machine, its length in front. Never refuses, never waits. */
-  receive(frame: Buffer): void {
+  /**
+   * The one listener for output that waits for an epoch not marked yet: called when the first such
+   * frame is held, once until the next mark; within `receive`, or within `mark` for a frame that came
+   * before the mark did. Null: nobody is told.
+   */
+  onWaiting(listener: (() => void) | null): void {
+    this.#onWaiting = listener;
+  }
+
+  /**
+   * Takes one frame from the machine's NIC `port`, its length in front. Never refuses, never waits.
+   */
+  receive(frame: Buffer, port = 0): void {
     this.#received += 1;
     if (this.#mode === 'closed') {
       this.#framesDroppedClosed += 1;
@@ -120,9 +137,19 @@ export class OutputGate {
       this.#framesDroppedFull += 1;
       return;
     }
-    this.#held.push({ index: this.#received, frame, receivedAtMs: this.#nowMs() });
+    this.#held.push({ index: this.#received, frame, port, receivedAtMs: this.#nowMs() });
     this.#heldBytes += frame.byteLength;
     this.pump();
+    this.#tellWaiting();
+  }
+
+  /**
+   * So many frames were said by the machine and dropped on their way here, by who had no room for
+   * them: they are counted in their place, so that the machine's own counts stay in step.
+   */
+  lost(frameCount: number): void {
+    this.#received += frameCount;
+    this.#framesDroppedFull += frameCount;
   }
 
   /**
@@ -155,6 +182,8 @@ export class OutputGate {
     );
     if (this.#marks.length >= MARKS_MAX) this.#marks.pop();
     this.#marks.push({ epoch, throughIndex });
+    this.#isWaitingTold = false;
+    this.#tellWaiting();
   }
 
   /**
@@ -184,6 +213,7 @@ export class OutputGate {
     // Said again while holding, it takes back a release that had no end in time.
     this.#mayWrite = (): boolean => false;
     if (this.#mode === 'open') this.#releasedThroughIndex = this.#received;
+    if (this.#mode !== 'holding') this.#isWaitingTold = false;
     this.#mode = 'holding';
   }
 
@@ -226,7 +256,7 @@ export class OutputGate {
       if (!this.#outlet.ready) break;
       // Nothing may come between this question and the write.
       if (this.#mode === 'holding' && !this.#mayWrite()) break;
-      this.#outlet.write(next.frame);
+      this.#outlet.write(next.frame, next.port);
       this.#drop(next);
       this.#framesReleased += 1;
       written += 1;
@@ -234,6 +264,16 @@ export class OutputGate {
       if (this.#mode === 'holding') this.delayMs.record(this.#nowMs() - next.receivedAtMs);
     }
     return written;
+  }
+
+  /** Tells, once until the next mark, that a frame is held that no mark covers. */
+  #tellWaiting(): void {
+    if (this.#isWaitingTold || this.#mode !== 'holding') return;
+    const newest = this.#held.at(-1);
+    const markedThrough = this.#marks.at(-1)?.throughIndex ?? this.#releasedThroughIndex;
+    if (newest === undefined || newest.index <= markedThrough) return;
+    this.#isWaitingTold = true;
+    this.#onWaiting?.();
   }
 
   get #heldCount(): number {

@@ -24,7 +24,7 @@ export function netContract(fresh: () => Promise<NetFixture>): void {
     const fixture = await fresh();
     try {
       expect(fixture.outlet.ready).toBe(true);
-      fixture.outlet.write(toBoundaryFrame(Buffer.from('nobody')));
+      fixture.outlet.write(toBoundaryFrame(Buffer.from('nobody')), 0);
       expect(fixture.outlet.ready).toBe(true);
     } finally {
       await fixture.destroy();
@@ -38,7 +38,7 @@ export function netContract(fresh: () => Promise<NetFixture>): void {
       const texts = Array.from({ length: 200 }, (_, index) => `frame ${index}`);
       for (const text of texts) {
         expect(fixture.outlet.ready).toBe(true);
-        fixture.outlet.write(toBoundaryFrame(Buffer.from(text)));
+        fixture.outlet.write(toBoundaryFrame(Buffer.from(text)), 0);
       }
       for (const listener of listeners) {
         expect(await listener.heard(texts.length)).toEqual(texts);

@@ -7,10 +7,12 @@ import { type GateMode, OutputGate } from '../../src/nets/output-gate.ts';
 class RecordingOutlet implements NetOutlet {
   ready = true;
   readonly written: string[] = [];
+  readonly ports: number[] = [];
   #listener: () => void = () => {};
 
-  write(frame: Buffer): void {
+  write(frame: Buffer, port: number): void {
     this.written.push(frame.toString('utf8', 4));
+    this.ports.push(port);
   }
 
   onReady(listener: () => void): void {
@@ -156,6 +158,52 @@ describe('OutputGate', () => {
     bytes.say('123456');
     bytes.say('1');
     expect(bytes.gate.counters).toMatchObject({ framesHeld: 1, framesDroppedFull: 1 });
+  });
+
+  it('hands each frame to the NIC that said it', () => {
+    const { outlet, gate } = make('open');
+    gate.receive(toBoundaryFrame(Buffer.from('a')), 2);
+    gate.receive(toBoundaryFrame(Buffer.from('b')));
+    expect(outlet.ports).toEqual([2, 0]);
+  });
+
+  it('counts frames lost on their way in their place', () => {
+    const { outlet, gate, say } = make('holding');
+    say('a');
+    gate.lost(3);
+    say('b');
+    gate.mark(1, 4);
+    gate.release(1, yes);
+    expect(outlet.written).toEqual(['a']);
+    expect(gate.counters).toMatchObject({ framesReceived: 5, framesDroppedFull: 3 });
+  });
+
+  it('tells once an epoch that output waits for the next mark', () => {
+    const { gate, say } = make('open');
+    let told = 0;
+    gate.onWaiting(() => {
+      told += 1;
+    });
+    say('passes');
+    gate.hold();
+    expect(told).toBe(0);
+    say('a');
+    say('b');
+    expect(told).toBe(1);
+    // Of three frames announced one is still on its way: it waits for no other mark.
+    gate.mark(1, 4);
+    say('c');
+    expect(told).toBe(1);
+    say('d');
+    expect(told).toBe(2);
+    // Said before the machine stood again and already here when the mark comes.
+    say('e');
+    gate.mark(2, 5);
+    expect(told).toBe(3);
+    gate.mark(3, 6);
+    gate.onWaiting(null);
+    say('f');
+    expect(told).toBe(3);
   });
 
   it('measures how long frames waited', () => {
