@@ -17,8 +17,11 @@ import type { NodeStatus } from '../../src/engine/status.ts';
 import { machineOf } from '../../src/drill/machine-note.ts';
 
 const WAIT_MS = 30_000;
+/** What of a node's last words a failure shows. */
+const LAST_WORDS = 2000;
 let directory = '';
 let running: ChildProcess[] = [];
+let lastWords: { readonly command: string; text: string }[] = [];
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'romulus-nodes-'));
@@ -30,6 +33,7 @@ afterEach(async () => {
   for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)))
     if (commandLine(name).includes(`${directory}/`)) process.kill(Number(name), 'SIGKILL');
   running = [];
+  lastWords = [];
   rmSync(directory, { recursive: true, force: true });
 });
 
@@ -43,9 +47,14 @@ function commandLine(pid: string): string {
 
 function start(...args: string[]): ChildProcess {
   const child = spawn(process.execPath, [CLI_PATH, ...args], {
-    stdio: ['ignore', 'pipe', 'ignore'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
   child.stdout.resume();
+  const words = { command: args[0] ?? '', text: '' };
+  lastWords.push(words);
+  child.stderr.on('data', (chunk: Buffer) => {
+    words.text = (words.text + String(chunk)).slice(-LAST_WORDS);
+  });
   running.push(child);
   return child;
 }
@@ -79,7 +88,10 @@ async function status(name: string): Promise<NodeStatus | null> {
 async function until(what: string, test: () => Promise<boolean>): Promise<void> {
   const deadlineMs = performance.now() + WAIT_MS;
   while (!(await test())) {
-    if (performance.now() > deadlineMs) throw new Error(`waited in vain for ${what}`);
+    if (performance.now() > deadlineMs)
+      throw new Error(
+        `waited in vain for ${what}\n${lastWords.map(({ command, text }) => `${command}: ${text}`).join('\n')}`,
+      );
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
