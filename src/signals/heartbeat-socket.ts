@@ -45,7 +45,9 @@ export class HeartbeatSocket {
       this.#receive(chunk);
     });
     socket.on('error', (error: NodeJS.ErrnoException) => {
-      this.#how ??= error.code === 'ECONNRESET' ? 'reset' : `failed (${error.code ?? 'unknown'})`;
+      // A write after the peer's end, which was not read yet, fails with EPIPE.
+      const isReset = error.code === 'ECONNRESET' || error.code === 'EPIPE';
+      this.#how ??= isReset ? 'reset' : `failed (${error.code ?? 'unknown'})`;
     });
     socket.on('close', () => {
       events.onClose(this.#how ?? 'closed', this.#byUs);

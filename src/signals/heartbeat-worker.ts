@@ -9,14 +9,14 @@ import { toRomulusError } from '../base/errors.ts';
 import { boostHelpers, boostMain, boostThread, isolateDescriptors } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
-import { PromiseWords } from './promise-words.ts';
+import { monotonicMs, PromiseWords } from './promise-words.ts';
 import { PrimaryHeart, startPrimaryHeart } from './primary-heart.ts';
 import { Ticker } from './ticker.ts';
 
-/** Silence is judged this often in an interval. */
-const REVIEWS_PER_INTERVAL = 2;
-/** With very long intervals still this often. */
+/** Silence is judged once an interval, and with very long ones still this often. */
 const REVIEW_MS_MAX = 50;
+/** A peer that is silent for longer than this many intervals is judged twice as often. */
+const OVERDUE_INTERVALS = 1.25;
 /** How long the main thread goes ahead of others after a verdict of death: a failover and more. */
 const MAIN_BOOST_MS = 1000;
 const NS_PER_MS = 1e6;
@@ -54,17 +54,33 @@ async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
   return await startPrimaryHeart({ ...common, partner: data.partner });
 }
 
+/** Beats and reviews share one timer: each time this thread wakes, somebody else does not run. */
 function run(heart: PrimaryHeart | BackupHeart): void {
-  const reviewMs = Math.min(data.tuning.intervalMs / REVIEWS_PER_INTERVAL, REVIEW_MS_MAX);
+  const { intervalMs } = data.tuning;
+  const reviewsPerBeat = Math.ceil(intervalMs / REVIEW_MS_MAX);
+  const reviewMs = intervalMs / reviewsPerBeat;
+  let reviewCount = 0;
+  const review = (atMs: number): void => {
+    const linkHeardAtNs = words.linkHeardAtNs();
+    if (linkHeardAtNs > 0n) heart.judge.linkHeard(Number(linkHeardAtNs) / NS_PER_MS);
+    // As of the tick: a standstill since then is only told at the next one.
+    heart.judge.review(atMs);
+  };
   const ticker = new Ticker(reviewMs, (expectedAtMs, actualAtMs) => {
+    reviewCount += 1;
+    if (heart instanceof PrimaryHeart && reviewCount % reviewsPerBeat === 0) heart.beat();
     heart.judge.ticked(expectedAtMs, actualAtMs);
     // After a standstill heartbeats wait in the sockets: they are read between the timers and
     // this, so the verdict never rests on what merely was not read yet.
     setImmediate(() => {
-      const linkHeardAtNs = words.linkHeardAtNs();
-      if (linkHeardAtNs > 0n) heart.judge.linkHeard(Number(linkHeardAtNs) / NS_PER_MS);
-      // As of the tick: a standstill since then is only told at the next one.
-      heart.judge.review(actualAtMs);
+      review(actualAtMs);
+      if (heart.judge.silentMs(actualAtMs) <= OVERDUE_INTERVALS * intervalMs) return;
+      setTimeout(() => {
+        const atMs = monotonicMs();
+        setImmediate(() => {
+          review(atMs);
+        });
+      }, reviewMs / 2).unref();
     });
   });
   port.on('message', (order: HeartbeatOrder) => {

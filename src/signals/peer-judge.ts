@@ -50,6 +50,11 @@ export class PeerJudge {
     return this.#maker.current;
   }
 
+  /** For how long no heartbeat came; 0 before the first. */
+  silentMs(nowMs: number): number {
+    return this.#lastHeartbeatMs === null ? 0 : nowMs - this.#lastHeartbeatMs;
+  }
+
   /** A heartbeat, or an answer to one, has come. */
   heartbeatHeard(atMs: number): void {
     this.#departed = false;
@@ -138,12 +143,14 @@ export class PeerJudge {
   /** Weighs the silence up to now. To be called after all that waits in sockets was read. */
   review(nowMs: number): void {
     const { phi, discountedMs } = this.#detector.suspicion(nowMs);
-    const strength = Math.min(1, phi / this.#options.phiDead);
+    const suspicion = Math.min(1, phi / this.#options.phiDead);
+    const strength = this.#departed || suspicion < SILENCE_STRENGTH_MIN ? 0 : suspicion;
     const signal = {
       ...about('heartbeat', 'heartbeat', 'silence'),
-      strength: this.#departed || strength < SILENCE_STRENGTH_MIN ? 0 : strength,
+      strength,
       atMs: nowMs,
-      text: this.#silenceText(nowMs, phi, discountedMs),
+      // Put into words only when it is worth them: this is asked a hundred times a second.
+      text: strength === 0 ? 'no silence to speak of' : this.#silenceText(nowMs, phi, discountedMs),
     };
     const verdict = this.#maker.weigh(signal);
     if (verdict === null) return;

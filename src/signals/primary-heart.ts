@@ -21,7 +21,6 @@ import { HeartbeatSocket } from './heartbeat-socket.ts';
 import type { Endpoint, Goodbye, HeartbeatReport, HeartbeatTuning } from './heartbeat-types.ts';
 import { PeerJudge } from './peer-judge.ts';
 import { monotonicMs, monotonicNs, type PromiseWords } from './promise-words.ts';
-import { Ticker } from './ticker.ts';
 
 /** Connections at most; the oldest that never answered gives way. */
 const CONNECTIONS_MAX = 8;
@@ -56,7 +55,6 @@ export class PrimaryHeart {
   readonly judge: PeerJudge;
   readonly #options: PrimaryHeartOptions;
   readonly #server: Server;
-  readonly #ticker: Ticker;
   readonly #connections = new Set<Connection>();
   readonly #beats = new Map<number, Beat>();
   #connectionCount = 0;
@@ -84,9 +82,6 @@ export class PrimaryHeart {
     server.on('connection', (socket) => {
       this.#accept(socket);
     });
-    this.#ticker = new Ticker(options.tuning.intervalMs, () => {
-      this.#beat();
-    });
   }
 
   /** The port it listens on. */
@@ -111,7 +106,6 @@ export class PrimaryHeart {
 
   /** Says goodbye, closes everything. */
   stop(goodbye: Goodbye): void {
-    this.#ticker.stop();
     this.#server.close();
     for (const { socket } of this.#connections) {
       socket.send({ kind: 'goodbye', ...goodbye }, this.#generation);
@@ -120,7 +114,8 @@ export class PrimaryHeart {
     this.#connections.clear();
   }
 
-  #beat(): void {
+  /** Sends a heartbeat; to be called once an interval. */
+  beat(): void {
     if (this.#mainHangs()) return;
     this.#seq += 1;
     const beat = { seq: this.#seq, sentAtNs: monotonicNs(), generation: this.#generation };
