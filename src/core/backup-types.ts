@@ -116,6 +116,9 @@ export type BackupEvent =
   /** The time last asked for by `wakeAt` has come. Harmless when early, late or repeated. */
   | { readonly kind: 'timer' };
 
+/** The event of one kind. */
+export type BackupEventOf<Kind extends BackupEvent['kind']> = Extract<BackupEvent, { kind: Kind }>;
+
 export type BackupEffect =
   | RegisterRequest
   /** The first message on a new link: who we are and what whole image we hold. */

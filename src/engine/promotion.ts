@@ -1,0 +1,112 @@
+/**
+ * A promotion, once the core has decided on it: starts the waiting machine, and keeps the times
+ * and reasons that are told of it.
+ */
+import type { Logger } from 'pino';
+import { assert } from '../base/assert.ts';
+import { toRomulusError } from '../base/errors.ts';
+import type { Epoch } from '../base/units.ts';
+import type { BackupEffect, BackupEvent } from '../core/backup-types.ts';
+import type { Instance } from '../core/register.ts';
+import type { Verdict } from '../core/verdict.ts';
+import type { RunningGuest } from '../guests/guest.ts';
+import type { BackupImage } from './backup-image.ts';
+import { nowNs } from './clock.ts';
+import type { NodeParts } from './node-parts.ts';
+import type { Standby } from './standby.ts';
+
+/** The machine that runs by a promotion. */
+export interface StartedMachine {
+  readonly guest: RunningGuest;
+  readonly standby: Standby;
+}
+
+export interface PromotionOptions {
+  readonly parts: NodeParts;
+  readonly image: BackupImage;
+  /** Hands an event to the core and carries out what it answers. */
+  readonly step: (event: BackupEvent) => void;
+}
+
+export class Promotion {
+  readonly #options: PromotionOptions;
+  readonly #log: Logger;
+  #started: StartedMachine | null = null;
+  #verdictAtNs = 0n;
+  #verdictWhy = '';
+  #decidedAtNs = 0n;
+  #decidedAfterMs = 0;
+  #decidedWhy = '';
+  #runningAtNs = 0n;
+
+  constructor(options: PromotionOptions) {
+    this.#options = options;
+    this.#log = options.parts.log;
+  }
+
+  /** The primary was judged: a promotion that follows counts from here. Gives the time, nanoseconds. */
+  judged(verdict: Verdict): bigint {
+    this.#verdictAtNs = nowNs();
+    this.#verdictWhy = verdict.why;
+    return this.#verdictAtNs;
+  }
+
+  /** The register is about to be asked for the right to run. */
+  decided(): void {
+    this.#decidedAtNs = nowNs();
+    this.#decidedAfterMs = Number(this.#decidedAtNs - this.#verdictAtNs) / 1e6;
+    this.#decidedWhy = this.#verdictWhy;
+    this.#options.parts.audit.record('decided', { why: this.#decidedWhy });
+  }
+
+  /** Starts the machine from the image, which stands at this epoch; answers the core. Never rejects. */
+  async start(
+    epoch: Epoch,
+    options: { readonly instance: Instance; readonly staysPaused: boolean },
+  ): Promise<void> {
+    const { parts, image, step } = this.#options;
+    const { instance, staysPaused } = options;
+    try {
+      const { standby, state } = await image.whole(epoch);
+      // Its first words must wait for openOutput, not be dropped.
+      parts.gate.hold();
+      parts.setMachine(standby.net);
+      // Before it runs: an engine that dies right after must find its machine again.
+      parts.saveMachine({
+        instance,
+        kind: standby.address.kind,
+        socketPath: standby.address.controlPath,
+        pid: standby.incoming.pid,
+      });
+      if (staysPaused) this.#log.warn('its user had paused the machine: the copy stays paused');
+      const guest = await standby.incoming.start(state, { staysPaused });
+      this.#runningAtNs = nowNs();
+      this.#started = { guest, standby };
+      image.handOver();
+      step({ kind: 'guestStarted', epoch });
+    } catch (error) {
+      const known = toRomulusError(error);
+      parts.gate.close();
+      this.#log.error({ error: known.toJSON() }, 'the machine could not be started');
+      step({ kind: 'guestStartFailed', why: known.message });
+    }
+  }
+
+  /** Tells of the promotion and gives the machine that runs. */
+  complete(effect: BackupEffect & { kind: 'becomePrimary' }): StartedMachine {
+    const { parts } = this.#options;
+    assert(this.#started !== null, 'promoted without a machine');
+    const facts = {
+      epoch: effect.epoch,
+      generation: effect.word.generation,
+      waitedMs: this.#decidedAfterMs,
+      promoteMs: Number(this.#runningAtNs - this.#decidedAtNs) / 1e6,
+      decidedAtNs: this.#decidedAtNs.toString(),
+      runningAtNs: this.#runningAtNs.toString(),
+      why: this.#decidedWhy,
+    };
+    parts.audit.record('promoted', facts);
+    parts.emit({ event: 'promoted', ...facts });
+    return this.#started;
+  }
+}
