@@ -5,9 +5,11 @@
 import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { hasKvm, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
-import { drill, expectProof, type Finished } from '../support/run-drill.ts';
+import { drill, DRILL_WAIT_MS, drills, expectProof, type Finished } from '../support/run-drill.ts';
 
 const DRILL_MS = 150_000;
+/** In a row, by one command, struck at random moments. */
+const SERIES = 10;
 const available = await requireQemu();
 const kvm = available && hasKvm();
 const versions = available ? (await qemuVersions()).map(({ version }) => version) : [];
@@ -86,6 +88,15 @@ describe.skipIf(!available)('romulus drill --guest qemu', () => {
 
   it.skipIf(!kvm)('under KVM', { timeout: DRILL_MS }, async () => {
     expectProof(await qemuDrill('--workload', 'bare', '--accelerator', 'kvm'));
+  });
+
+  it(`${SERIES} times in a row`, { timeout: SERIES * DRILL_WAIT_MS }, async () => {
+    const { code, summary, complaints } = await drills(SERIES, '--guest', 'qemu');
+    expect({ summary, complaints }).toMatchObject({
+      summary: { runs: SERIES, passed: SERIES, ok: true },
+      complaints: '',
+    });
+    expect(code).toBe(0);
   });
 
   it('leaves nothing in memory', () => {

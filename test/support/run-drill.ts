@@ -36,6 +36,44 @@ export function drill(...args: string[]): Promise<Finished> {
   });
 }
 
+/** How many drills in a row ended. */
+export interface FinishedSeries {
+  readonly code: number;
+  readonly summary: { readonly runs: number; readonly passed: number; readonly ok: boolean };
+  /** What was wrong, seed by seed. */
+  readonly complaints: string;
+}
+
+/** Runs that many drills, as one command. */
+export function drills(times: number, ...args: string[]): Promise<FinishedSeries> {
+  const words = ['drill', '--json', '--times', String(times), ...args];
+  return new Promise((resolve, reject) => {
+    execFile(
+      process.execPath,
+      [CLI_PATH, ...words],
+      { maxBuffer: 64 * 1024 * 1024 * times, timeout: DRILL_WAIT_MS * times },
+      (error, stdout, stderr) => {
+        const lines = stdout.trim().split('\n');
+        const last = lines.at(-1) ?? '';
+        if (!last.includes('"passed"'))
+          return reject(new Error(`${words.join(' ')} gave no summary:\n${stdout}\n${stderr}`));
+        const failed = lines
+          .filter((line) => line.includes('"checks"'))
+          .map((line) => JSON.parse(line) as DrillResult)
+          .filter(({ ok }) => !ok)
+          .map(({ seed, checks, evidence }) =>
+            JSON.stringify({ seed, broken: checks.filter(({ ok }) => !ok), evidence }),
+          );
+        resolve({
+          code: error === null ? 0 : Number(error.code ?? 1),
+          summary: JSON.parse(last) as FinishedSeries['summary'],
+          complaints: [...failed, stderr].join('\n'),
+        });
+      },
+    );
+  });
+}
+
 /** What every drill must come to, told with all it takes to play it again. */
 export function expectProof({ code, result }: Finished): void {
   const { seed, kill, evidence } = result;
