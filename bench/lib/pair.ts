@@ -13,7 +13,8 @@ import { callControl } from '../../src/cli/control-client.ts';
 import { type Child, Stage } from '../../src/drill/children.ts';
 import { NodeProcess, type SeenEvent } from '../../src/drill/node-process.ts';
 import { freePorts } from '../../src/drill/ports.ts';
-import { WorldHandle } from '../../src/drill/world-handle.ts';
+import { AskedProcess } from '../../src/drill/asked-process.ts';
+import type { WorldAnswers, WorldQuestion } from '../../src/drill/world-process.ts';
 import type { NodeStatus } from '../../src/engine/status.ts';
 import { SimControl } from '../../src/guests/sim/control.ts';
 import { parseSimInfo, type SimInfo, type SimWorkload } from '../../src/guests/sim/info.ts';
@@ -191,7 +192,10 @@ export class Pair {
     const ports = await freePorts(6);
     const [linkA = 0, beatA = 0, netA = 0, linkB = 0, beatB = 0, netB = 0] = ports;
     mkdirSync(this.#stage.path('arbiter'), { mode: 0o750 });
-    const world = new WorldHandle(this.#stage);
+    const world = new AskedProcess<WorldQuestion, WorldAnswers>(this.#stage, {
+      name: 'world',
+      program: 'world-process.js',
+    });
     await world.ask({ ask: 'start', lines: [netA, netB].map((port) => ({ host: HOST, port })) });
     const shared = (name: string, link: number, beat: number, net: number): Flags => ({
       '--guest': 'sim',

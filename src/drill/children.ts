@@ -19,6 +19,8 @@ export interface ChildOptions {
   readonly name: string;
   readonly command: string;
   readonly args: readonly string[];
+  /** What it is run by, such as `ip netns exec NAME`. */
+  readonly launcher?: readonly string[];
   /** `json`: stdout is read by us. `ipc`: talks over IPC. `log`: both streams go to the log. */
   readonly output: 'json' | 'ipc' | 'log';
 }
@@ -59,7 +61,8 @@ export class Stage {
   start(options: ChildOptions): Child {
     const logFile = this.path(`${options.name}.log`);
     const log = openSync(logFile, 'a', 0o640);
-    const child = spawn(options.command, [...options.args], {
+    const words = [...(options.launcher ?? []), options.command, ...options.args];
+    const child = spawn(words[0] ?? '', words.slice(1), {
       stdio: STDIO[options.output](log),
       serialization: 'advanced',
       cwd: this.directory,
@@ -147,7 +150,8 @@ function commandLine(pid: string): string {
   }
 }
 
-function killIfThere(pid: number): void {
+/** Kills a process that may be gone already. */
+export function killIfThere(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (error) {

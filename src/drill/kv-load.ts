@@ -8,7 +8,7 @@
  */
 import { RomulusError } from '../base/errors.ts';
 import { encodeCommand, type Reply, ReplyParser } from './resp.ts';
-import type { World, WorldStream } from './world.ts';
+import type { StreamHandlers } from './world.ts';
 
 export const KV_CLIENTS = 8;
 export const KV_KEYS = 5;
@@ -17,25 +17,34 @@ export const KV_PIPELINE = 4;
 /** Longest wait for the last answers. */
 export const KV_DRAIN_MS = 10_000;
 
+/** What carries the clients' connections: the world of a simulated machine, or TCP. */
+export interface StreamOpener {
+  openStream(handlers: StreamHandlers): { write(data: Uint8Array): void };
+}
+
 /** What the clients saw. */
 export interface KvOutcome {
   readonly commandsSent: number;
   readonly commandsAnswered: number;
   readonly incrementsAcknowledged: number;
+  /** Of these, how many the machine does not hold; null when it could not be asked. */
+  readonly incrementsLost: number | null;
+  /** The highest answer for each key that is counted up. */
+  readonly counters: Readonly<Record<string, number>>;
   /** Sentences about what was wrong; empty when nothing was. */
   readonly complaints: readonly string[];
 }
 
 /** One connection that keeps its replies in the order of its commands. */
 class KvClient {
-  readonly #stream: WorldStream;
+  readonly #stream: ReturnType<StreamOpener['openStream']>;
   readonly #parser = new ReplyParser();
   readonly #waiting: ((reply: Reply) => void)[] = [];
   readonly #onTrouble: (text: string) => void;
 
-  constructor(world: World, onTrouble: (text: string) => void) {
+  constructor(opener: StreamOpener, onTrouble: (text: string) => void) {
     this.#onTrouble = onTrouble;
-    this.#stream = world.openStream({
+    this.#stream = opener.openStream({
       onData: (data) => this.#handleData(data),
       onClose: () => onTrouble('the machine closed a connection'),
     });
@@ -63,6 +72,12 @@ class KvClient {
   }
 }
 
+function highestOf(answers: ReadonlySet<number>): number {
+  let highest = 0;
+  for (const value of answers) highest = Math.max(highest, value);
+  return highest;
+}
+
 /** The load: started, stopped, then asked whether all it was told is true. */
 export class KvLoad {
   readonly #clients: KvClient[];
@@ -73,12 +88,13 @@ export class KvLoad {
   #sent = 0;
   #answered = 0;
   #increments = 0;
+  #lost: number | null = null;
 
-  constructor(world: World) {
+  constructor(opener: StreamOpener, shape = { clients: KV_CLIENTS, pipeline: KV_PIPELINE }) {
     const complain = (text: string): void => this.#complain(text);
-    this.#clients = Array.from({ length: KV_CLIENTS }, () => new KvClient(world, complain));
+    this.#clients = Array.from({ length: shape.clients }, () => new KvClient(opener, complain));
     for (const [index, client] of this.#clients.entries())
-      for (let slot = 0; slot < KV_PIPELINE; slot += 1) this.#next(client, index, slot);
+      for (let slot = 0; slot < shape.pipeline; slot += 1) this.#next(client, index, slot);
   }
 
   get outcome(): KvOutcome {
@@ -86,6 +102,10 @@ export class KvLoad {
       commandsSent: this.#sent,
       commandsAnswered: this.#answered,
       incrementsAcknowledged: this.#increments,
+      incrementsLost: this.#lost,
+      counters: Object.fromEntries(
+        [...this.#answersByKey].map(([key, answers]) => [key, highestOf(answers)]),
+      ),
       complaints: [...this.#complaints],
     };
   }
@@ -99,6 +119,7 @@ export class KvLoad {
     await this.#drained();
     const [client] = this.#clients;
     if (client === undefined) return this.outcome;
+    this.#lost = 0;
     const checks: Promise<void>[] = [];
     for (const [key, answers] of this.#answersByKey)
       checks.push(this.#checkCounter(client, key, answers));
@@ -150,8 +171,8 @@ export class KvLoad {
 
   async #checkCounter(client: KvClient, key: string, answers: Set<number>): Promise<void> {
     const reply = await this.#get(client, key);
-    let highest = 0;
-    for (const value of answers) highest = Math.max(highest, value);
+    const highest = highestOf(answers);
+    this.#lost = (this.#lost ?? 0) + Math.max(0, highest - Number(reply ?? 0));
     if (answers.size !== highest)
       this.#complain(`${key}: ${answers.size} answers up to ${highest}, so some were skipped`);
     if (reply !== String(highest))

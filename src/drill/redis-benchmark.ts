@@ -15,9 +15,13 @@ const BENCHMARK_KEY = 'counter:__rand_int__';
 const BENCHMARK_WAIT_MS = 120_000;
 const REPLY_WAIT_MS = 10_000;
 
-/** Sends one command over a connection of its own and returns the reply. */
-export async function askRedis(port: number, words: readonly string[]): Promise<Reply> {
-  const socket = createConnection({ host: '127.0.0.1', port });
+/** Sends one command to a local port or socket, over a connection of its own; returns the reply. */
+export async function askRedis(
+  server: number | { readonly path: string },
+  words: readonly string[],
+): Promise<Reply> {
+  const local = typeof server === 'number' ? { host: '127.0.0.1', port: server } : server;
+  const socket = createConnection(local);
   const parser = new ReplyParser();
   try {
     return await new Promise<Reply>((resolve, reject) => {
@@ -76,6 +80,8 @@ export async function runRedisBenchmark(
     commandsSent: BENCHMARK_REQUESTS,
     commandsAnswered: BENCHMARK_REQUESTS,
     incrementsAcknowledged: BENCHMARK_REQUESTS,
+    incrementsLost: Number.isNaN(held) ? null : Math.max(0, BENCHMARK_REQUESTS - held),
+    counters: { [BENCHMARK_KEY]: BENCHMARK_REQUESTS },
     endedAtNs,
     complaints:
       held === BENCHMARK_REQUESTS

@@ -4,21 +4,22 @@ import { machineTracker } from '../engine/machine-tracker.ts';
 import { SimControl } from '../guests/sim/control.ts';
 import { parseSimInfo } from '../guests/sim/info.ts';
 import { SIM_EXECUTABLE } from '../native/load.ts';
+import { AskedProcess } from './asked-process.ts';
 import type { Child } from './children.ts';
 import type { SimDrillOptions } from './options.ts';
 import { HOST, type OnProgress, START_WAIT_MS, Theatre, until } from './theatre.ts';
-import { WorldHandle } from './world-handle.ts';
+import type { WorldAnswers, WorldQuestion } from './world-process.ts';
 
 /** A drill's cast with a simulated machine. */
 export class SimTheatre extends Theatre<SimDrillOptions> {
   override readonly outputWord = 'outputs';
   override readonly outputIsHeld = true;
-  readonly world: WorldHandle;
+  readonly world: AskedProcess<WorldQuestion, WorldAnswers>;
   #machine: Child | null = null;
 
   private constructor(options: SimDrillOptions, onProgress: OnProgress) {
     super(options, onProgress);
-    this.world = new WorldHandle(this.stage);
+    this.world = new AskedProcess(this.stage, { name: 'world', program: 'world-process.js' });
   }
 
   /** Sets the stage and starts the world. */

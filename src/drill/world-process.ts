@@ -3,8 +3,8 @@
  * could have touched. Its parent asks over IPC; when the parent is gone, it ends.
  */
 import { unreachable } from '../base/assert.ts';
-import { toRomulusError } from '../base/errors.ts';
 import type { Endpoint } from '../engine/config.ts';
+import { answerQuestions } from './answer-questions.ts';
 import { type Gateway, openGateway } from './gateway.ts';
 import { KvLoad, type KvOutcome } from './kv-load.ts';
 import { type RecordedInput, World, type WorldStatus } from './world.ts';
@@ -32,12 +32,6 @@ export interface WorldAnswers {
     readonly inputs: readonly RecordedInput[];
   };
 }
-
-export type WorldRequest = WorldQuestion & { readonly id: number };
-export type WorldResponse = { readonly id: number } & (
-  | { readonly ok: true; readonly answer: WorldAnswers[keyof WorldAnswers] }
-  | { readonly ok: false; readonly error: ReturnType<ReturnType<typeof toRomulusError>['toJSON']> }
-);
 
 let world: World | null = null;
 let kv: KvLoad | null = null;
@@ -79,17 +73,4 @@ async function answer(question: WorldQuestion): Promise<WorldAnswers[keyof World
   }
 }
 
-function reply(response: WorldResponse): void {
-  process.send?.(response);
-}
-
-process.on('message', (request: WorldRequest) => {
-  answer(request).then(
-    (value) => reply({ id: request.id, ok: true, answer: value }),
-    (error: unknown) => reply({ id: request.id, ok: false, error: toRomulusError(error).toJSON() }),
-  );
-});
-
-// The terminal's interrupt reaches us too; the drill decides when the evidence is no longer needed.
-process.on('SIGINT', () => undefined);
-process.on('disconnect', () => process.exit(0));
+answerQuestions(answer);

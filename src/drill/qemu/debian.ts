@@ -14,6 +14,8 @@ import { runHelper } from './command.ts';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 const LISTS_LOCK = '/run/lock/romulus-apt-lists';
+/** Another installation may be under way. */
+const DPKG_LOCK = 'DPkg::Lock::Timeout=120';
 
 /** Tells how long work goes on. */
 export type Say = (text: string) => void;
@@ -57,6 +59,33 @@ async function listedMirror(): Promise<string | null> {
 /** apt refuses to fetch its lists twice at a time, and several test processes may begin together. */
 export async function updateLists(): Promise<void> {
   await runHelper('flock', [LISTS_LOCK, 'apt-get', '-q', 'update']);
+}
+
+/**
+ * Installs packages of the running system with apt.
+ * @throws {RomulusError} ERR_HOST_PACKAGES when we are not root, there is no apt, or it fails.
+ */
+export async function installPackages(packages: readonly string[], say: Say): Promise<void> {
+  const names = packages.join(' ');
+  const cannot = (why: string, cause?: unknown): RomulusError =>
+    new RomulusError('ERR_HOST_PACKAGES', `cannot install ${names}: ${why}`, {
+      remedy: `Run \`apt-get install ${names}\` as root.`,
+      ...(cause === undefined ? {} : { cause }),
+    });
+  if (!isRoot()) throw cannot('only root may');
+  if (!existsSync('/usr/bin/apt-get')) throw cannot('there is no apt');
+  const env = { DEBIAN_FRONTEND: 'noninteractive' };
+  try {
+    say(`installing ${names} with apt`);
+    await updateLists();
+    await runHelper(
+      'apt-get',
+      ['-qy', '-o', DPKG_LOCK, '--no-install-recommends', 'install', ...packages],
+      { env },
+    );
+  } catch (cause) {
+    throw cannot(cause instanceof Error ? cause.message : String(cause), cause);
+  }
 }
 
 async function unpackAll(packages: string, root: string): Promise<void> {

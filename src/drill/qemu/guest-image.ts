@@ -82,38 +82,39 @@ async function makeBasis(draft: string, say: Say): Promise<void> {
   await rm(root, { recursive: true });
 }
 
-async function compile(draft: string, say: Say): Promise<CpioEntry[]> {
-  const folder = join(GUEST_SOURCES, 'programs');
-  const entries: CpioEntry[] = [];
-  say('compiling the programs of the test guest');
-  for (const name of (await readdir(folder)).sort()) {
+/** The folder of the guest's sources as it is in the guest: C programs compiled, the rest as it is. */
+export async function compileFolder(folder: string, draft: string): Promise<CpioEntry[]> {
+  const entries: CpioEntry[] = [{ name: folder, mode: MODE_FOLDER }];
+  const files = await readdir(join(GUEST_SOURCES, folder), { withFileTypes: true });
+  for (const file of files.sort((left, right) => (left.name < right.name ? -1 : 1))) {
+    const name = `${folder}/${file.name}`;
+    if (file.isDirectory()) {
+      entries.push(...(await compileFolder(name, draft)));
+      continue;
+    }
     if (name.endsWith('.h')) continue;
-    const source = join(folder, name);
+    const source = join(GUEST_SOURCES, name);
     if (!name.endsWith('.c')) {
-      entries.push({ name: `programs/${name}`, mode: MODE_PROGRAM, data: await readFile(source) });
+      entries.push({ name, mode: MODE_PROGRAM, data: await readFile(source) });
       continue;
     }
     const program = join(draft, 'program');
     await runHelper('cc', [...COMPILER_FLAGS, '-o', program, source]);
-    entries.push({
-      name: `programs/${name.slice(0, -2)}`,
-      mode: MODE_PROGRAM,
-      data: await readFile(program),
-    });
+    entries.push({ name: name.slice(0, -2), mode: MODE_PROGRAM, data: await readFile(program) });
     await rm(program);
   }
   return entries;
 }
 
 async function makeImage(draft: string, basis: string, say: Say): Promise<void> {
-  const programs = await compile(draft, say);
+  say('compiling the programs of the test guest');
   const modules = (await readdir(join(basis, 'modules'))).sort();
   const entries: CpioEntry[] = [
-    ...['bin', 'dev', 'modules', 'programs'].map((name) => ({ name, mode: MODE_FOLDER })),
+    ...['bin', 'dev', 'modules'].map((name) => ({ name, mode: MODE_FOLDER })),
     { name: 'dev/console', mode: MODE_CHARACTER_DEVICE, device: [5, 1] },
     { name: 'bin/busybox', mode: MODE_PROGRAM, data: await readFile(join(basis, 'busybox')) },
     { name: 'init', mode: MODE_PROGRAM, data: await readFile(join(GUEST_SOURCES, 'init')) },
-    ...programs,
+    ...(await compileFolder('programs', draft)),
   ];
   for (const name of modules)
     entries.push({

@@ -6,16 +6,15 @@
  */
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { RomulusError } from '../../base/errors.ts';
 import { cached } from './cache.ts';
 import { runHelper } from './command.ts';
-import { isRoot, type Say, unpackForeignPackage, updateLists } from './debian.ts';
+import { installPackages, isRoot, type Say, unpackForeignPackage } from './debian.ts';
+import { programPath } from './tools.ts';
 
 const SYSTEM_BINARY = 'qemu-system-x86_64';
 const PACKAGE = 'qemu-system-x86';
-/** Another installation may be under way. */
-const DPKG_LOCK = 'DPkg::Lock::Timeout=120';
 const LIBRARIES = 'usr/lib/x86_64-linux-gnu';
 
 /** Raised when this file unpacks the same version in another way. */
@@ -27,10 +26,7 @@ export type QemuVersion = keyof typeof QEMU_VERSIONS;
 
 /** Where the system's QEMU is, or null. */
 export function systemQemu(): string | null {
-  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');
-  return (
-    folders.map((folder) => join(folder, SYSTEM_BINARY)).find((path) => existsSync(path)) ?? null
-  );
+  return programPath(SYSTEM_BINARY);
 }
 
 /**
@@ -44,22 +40,7 @@ export async function ensureQemu(say: Say = () => undefined): Promise<string> {
     throw new RomulusError('ERR_HOST_QEMU_MISSING', `${SYSTEM_BINARY} is not installed`, {
       remedy: `Run \`apt-get install ${PACKAGE}\` as root.`,
     });
-  const env = { DEBIAN_FRONTEND: 'noninteractive' };
-  try {
-    say(`installing ${PACKAGE} with apt`);
-    await updateLists();
-    await runHelper(
-      'apt-get',
-      ['-qy', '-o', DPKG_LOCK, '--no-install-recommends', 'install', PACKAGE],
-      { env },
-    );
-  } catch (cause) {
-    throw new RomulusError('ERR_HOST_PACKAGES', `cannot install ${PACKAGE}`, {
-      remedy: `Run \`apt-get install ${PACKAGE}\` as root and see why not.`,
-      cause,
-      details: { reason: cause instanceof Error ? cause.message : String(cause) },
-    });
-  }
+  await installPackages([PACKAGE], say);
   const installed = systemQemu();
   if (installed === null)
     throw new RomulusError('ERR_HOST_QEMU_MISSING', `${PACKAGE} brought no ${SYSTEM_BINARY}`, {
