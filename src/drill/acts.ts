@@ -18,6 +18,8 @@ export const FIRST_OUTPUT_WAIT_MS = 10_000;
 export const FENCE_WAIT_MS = 10_000;
 /** How long a thawed primary is watched for output it must not release. */
 const THAW_WATCH_MS = 500;
+/** How long the machine is cut off from its clients. */
+const UPLINK_CUT_MS = 1000;
 /** How long the machine runs unprotected while the backup is away. */
 const UNPROTECTED_RUN_MS = 500;
 
@@ -51,6 +53,8 @@ export function playStrike(
       return playBackupLoss(theatre, tell);
     case 'link':
       return playPartition(theatre, tell);
+    case 'uplink':
+      return playSilence(theatre, tell);
     case 'sigkill':
     case 'sigstop':
     case 'guest':
@@ -202,7 +206,7 @@ async function playPartition(theatre: Theatre, tell: (text: string) => void): Pr
   const seen = { primary: primary.events.length, backup: backup.events.length };
   const heard = await theatre.heardCounts();
   const struckAtNs = process.hrtime.bigint();
-  theatre.cutLink();
+  await theatre.cutLink();
   tell('the cables between a and b are cut both ways');
   const promotion = backup
     .waitFor('promoted', (event): event is PromotedEvent => event.event === 'promoted', {
@@ -240,5 +244,37 @@ async function playPartition(theatre: Theatre, tell: (text: string) => void): Pr
     promoteMs: promoted?.promoteMs ?? null,
     checks,
     eventsSeen: theatre.node(survivor).events.length,
+  };
+}
+
+/**
+ * Cuts the machine off from its clients, not from the backup: nothing is wrong with either copy, so
+ * nobody may take over.
+ */
+async function playSilence(theatre: Theatre, tell: (text: string) => void): Promise<Outcome> {
+  const struckAtNs = process.hrtime.bigint();
+  await theatre.cutUplink(0);
+  tell('the cable between a and its clients is cut');
+  await new Promise((resolve) => setTimeout(resolve, UPLINK_CUT_MS));
+  await theatre.mendUplink(0);
+  tell('it is mended');
+  const takeovers = theatre.takeovers().length;
+  return {
+    struckAtNs,
+    heir: null,
+    detectMs: null,
+    waitedMs: null,
+    promoteMs: null,
+    checks: [
+      {
+        name: 'nobody took over',
+        ok: takeovers === 0,
+        text:
+          takeovers === 0
+            ? 'a ran on while its clients could not reach it'
+            : 'the backup took over from a living primary',
+      },
+    ],
+    eventsSeen: theatre.node(0).events.length,
   };
 }

@@ -13,13 +13,13 @@ export type Response = { readonly id: number } & (
   | { readonly ok: false; readonly error: ReturnType<ReturnType<typeof toRomulusError>['toJSON']> }
 );
 
-/** Answers every question of the parent process from now on. */
-export function answerQuestions<Question>(answer: (question: Question) => Promise<unknown>): void {
+/** Answers every question of the parent process from now on; it asks what the answerer knows. */
+export function answerQuestions(answer: (question: never) => Promise<unknown>): void {
   const reply = (response: Response): void => {
     process.send?.(response);
   };
-  process.on('message', (request: Numbered<Question>) => {
-    answer(request).then(
+  process.on('message', (request: Numbered<object>) => {
+    answer(request as never).then(
       (value) => reply({ id: request.id, ok: true, answer: value }),
       (error: unknown) =>
         reply({ id: request.id, ok: false, error: toRomulusError(error).toJSON() }),

@@ -51,7 +51,7 @@ export async function runDrill(
     tell,
   );
   observer.onStart(theatre.stage.directory);
-  const onExit = (): void => theatre.stage.closeNow();
+  const onExit = (): void => theatre.closeNow();
   const onSignal = (): void => {
     void theatre.close({ keepFiles: false }).then(() => process.exit(130));
   };

@@ -40,6 +40,8 @@ export class NodeProcess {
     options: {
       readonly name: string;
       readonly args: readonly string[];
+      /** What it is run by, such as `ip netns exec NAME`. */
+      readonly launcher?: readonly string[];
       readonly onProgress: (status: NodeStatus) => void;
       readonly onPromoted?: (event: PromotedEvent) => void;
     },
@@ -48,6 +50,7 @@ export class NodeProcess {
     this.#onPromoted = options.onPromoted ?? ((): void => undefined);
     this.child = stage.start({
       name: options.name,
+      launcher: options.launcher ?? [],
       command: process.execPath,
       args: [CLI_PATH, ...options.args, '--json'],
       output: 'json',

@@ -9,10 +9,12 @@ export type Workload = (typeof WORKLOADS)[number];
  * - `sigkill`: machine and engine of the primary are killed together, as when a host dies;
  * - `guest`, `engine`: only the one or the other;
  * - `sigstop`: both are frozen, and thawed once the other side runs;
- * - `link`: the cables between the nodes are cut both ways, the arbiter stays in reach;
+ * - `link`: the cables between the nodes are cut both ways, the arbiter and the clients stay in reach;
+ * - `uplink`: the cable between the primary's host and its clients is cut and mended; only where there
+ *   is one;
  * - `backup`: the backup's engine is killed and started again.
  */
-export const KILLS = ['sigkill', 'sigstop', 'link', 'backup', 'guest', 'engine'] as const;
+export const KILLS = ['sigkill', 'sigstop', 'link', 'uplink', 'backup', 'guest', 'engine'] as const;
 export type Kill = (typeof KILLS)[number];
 
 /** What the drill of every kind of machine can be told. */
@@ -51,6 +53,10 @@ export interface QemuDrillOptions extends CommonOptions {
   readonly guest: 'qemu';
   readonly workload: QemuWorkload;
   readonly accelerator: (typeof ACCELERATORS)[number];
+  /** The machine has a disk, which is checked from within and from outside. */
+  readonly disk: boolean;
+  /** The machine has a card, two hosts of namespaces are built, and clients judge from outside. */
+  readonly net: boolean;
   /** QEMU of the primary and of the backup: a path, `10.0`, `11.1` or `system`. */
   readonly qemu: string;
   readonly backupQemu: string;
@@ -60,8 +66,3 @@ export interface QemuDrillOptions extends CommonOptions {
 }
 
 export type DrillOptions = SimDrillOptions | QemuDrillOptions;
-
-/** The kinds after which the backup must be the running copy. */
-export function expectsFailover(kill: Kill): boolean {
-  return kill !== 'backup' && kill !== 'link';
-}

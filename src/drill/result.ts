@@ -56,6 +56,16 @@ export interface DrillResult {
   readonly bytesRaw: number;
   readonly bytesSent: number;
   readonly incrementsAcknowledged: number | null;
+  /** With `--net`: the one connection of the echo client went on; null without. */
+  readonly tcpSurvived: boolean | null;
+  /** With `--net`: INCRs that the guest's redis acknowledged and does not hold. */
+  readonly ackedWritesLost: number | null;
+  /** With `--disk`: blocks that are torn, older or newer than the guest knows. */
+  readonly diskBad: number | null;
+  /** With `--net`: the longest time from the strike on without an answer to the echo client. */
+  readonly clientGapMs: number | null;
+  /** With `--net`: most frames that a node was seen to hold back. */
+  readonly heldFramesMax: number | null;
   readonly ok: boolean;
   readonly checks: readonly Check[];
   /** What happened, in order, in plain words. */
@@ -129,6 +139,9 @@ export interface DrillSummary {
   readonly detectMs: SpreadMs | null;
   readonly promoteMs: SpreadMs | null;
   readonly rtoMs: SpreadMs | null;
+  readonly clientGapMs: SpreadMs | null;
+  readonly ackedWritesLost: number;
+  readonly diskBad: number;
   readonly ok: boolean;
 }
 
@@ -169,6 +182,9 @@ export function summarise(
     detectMs: spreadOf(numbers(results.map((result) => result.detectMs))),
     promoteMs: spreadOf(numbers(results.map((result) => result.promoteMs))),
     rtoMs: spreadOf(numbers(results.map((result) => result.rtoMs))),
+    clientGapMs: spreadOf(numbers(results.map((result) => result.clientGapMs))),
+    ackedWritesLost: sum((result) => result.ackedWritesLost ?? 0),
+    diskBad: sum((result) => result.diskBad ?? 0),
     ok: passed === shape.runs,
   };
 }

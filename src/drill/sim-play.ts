@@ -10,6 +10,7 @@ import type { Evidence } from './evidence.ts';
 import { examineMachine, type MachineVerdict } from './final-state.ts';
 import type { KvOutcome } from './kv-load.ts';
 import type { SimDrillOptions } from './options.ts';
+import { NO_SERVICES } from './qemu/services-checks.ts';
 import { runRedisBenchmark } from './redis-benchmark.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from './result.ts';
 import {
@@ -76,7 +77,7 @@ async function play(
   }
   await pause(AFTERMATH_MS);
   if (options.kill === 'link') {
-    theatre.mendLink();
+    await theatre.mendLink();
     tell('the cables are mended');
     await pause(MENDED_MS);
   }
@@ -155,6 +156,8 @@ function judge(options: SimDrillOptions, tale: Tale): DrillVerdict {
         : silenceMs(tale.evidence.record, first.heir, first.struckAtNs),
     stallMs: null,
     incrementsAcknowledged: tale.kv?.incrementsAcknowledged ?? null,
+    ...NO_SERVICES,
+    heldFramesMax: null,
     ok: checks.every(({ ok }) => ok),
     checks,
   };

@@ -47,6 +47,8 @@ export async function until(
 
 interface NodePlan {
   readonly name: string;
+  /** Where the other node and the world reach it. */
+  readonly host: string;
   readonly linkPort: number;
   readonly heartbeatPort: number;
   readonly netPort: number;
@@ -82,12 +84,25 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
   abstract get machine(): Child;
   /** What `protect` and `backup` are told of this kind of machine. */
   protected abstract machineArgs(index: 0 | 1): readonly string[];
+  /** Address of a node. */
+  protected hostOf(_index: 0 | 1): string {
+    return HOST;
+  }
+  /** A link that is cut needs cables of ours, unless there is a network of its own. */
+  protected needsCables(): boolean {
+    return true;
+  }
+  /** What a node is run by; nothing, where both are on this host as it is. */
+  protected launcherOf(_index: 0 | 1): readonly string[] {
+    return [];
+  }
 
   /** Chooses ports, makes the directories, lays the cables if they will be cut. */
   protected async layOut(): Promise<void> {
     const ports = await freePorts(6);
     this.plans = NAMES.map((name, index) => ({
       name,
+      host: this.hostOf(index === 0 ? 0 : 1),
       linkPort: ports[index * 3] ?? 0,
       heartbeatPort: ports[index * 3 + 1] ?? 0,
       netPort: ports[index * 3 + 2] ?? 0,
@@ -97,7 +112,7 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
       heartbeat: plan.heartbeatPort,
     }));
     mkdirSync(this.stage.path('arbiter'), { mode: 0o750 });
-    if (this.options.kill === 'link') await this.#layCables();
+    if (this.options.kill === 'link' && this.needsCables()) await this.#layCables();
   }
 
   /** The running node, of the two. */
@@ -144,6 +159,7 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
     const args = this.#nodeArgs(index);
     const node = new NodeProcess(this.stage, {
       name: index === 0 ? 'node-a' : 'node-b',
+      launcher: this.launcherOf(index),
       args,
       onProgress: (status) => this.#onProgress(index, status),
       onPromoted: (event) => this.#promotions.push({ to: index, event }),
@@ -159,13 +175,25 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
   }
 
   /** Cuts the cables between the nodes: nothing passes any more, and nothing says so. */
-  cutLink(): void {
+  cutLink(): Promise<void> {
     this.#cables?.cut();
+    return Promise.resolve();
   }
 
   /** Mends the cables. */
-  mendLink(): void {
+  mendLink(): Promise<void> {
     this.#cables?.mend();
+    return Promise.resolve();
+  }
+
+  /** Cuts the cable between a node's host and the machine's clients. */
+  cutUplink(_index: 0 | 1): Promise<void> {
+    throw new RangeError('there is no network between the machine and its clients');
+  }
+
+  /** Mends it. */
+  mendUplink(_index: 0 | 1): Promise<void> {
+    throw new RangeError('there is no network between the machine and its clients');
   }
 
   /** Every promotion so far, asked for or not, in the order in which the register allowed them. */
@@ -201,6 +229,11 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
     await this.#cables?.close();
   }
 
+  /** The same at once, from an exit handler. */
+  closeNow(): void {
+    this.stage.closeNow();
+  }
+
   async #layCables(): Promise<void> {
     const direct = this.#dial.flatMap(({ link, heartbeat }) => [link, heartbeat]);
     this.#cables = await Cables.lay(direct.map((port) => ({ host: HOST, port })));
@@ -213,6 +246,7 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
 
   #nodeArgs(index: 0 | 1): string[] {
     const plan = this.plans[index];
+    const peer = this.plans[index === 0 ? 1 : 0]?.host ?? HOST;
     const { link = 0, heartbeat = 0 } = this.#dial[index === 0 ? 1 : 0] ?? {};
     if (plan === undefined) throw new RangeError('a drill has two nodes');
     return [
@@ -222,11 +256,11 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
       '--name',
       plan.name,
       '--listen',
-      `${HOST}:${plan.linkPort}`,
+      `${plan.host}:${plan.linkPort}`,
       '--heartbeat-listen',
-      `${HOST}:${plan.heartbeatPort}`,
+      `${plan.host}:${plan.heartbeatPort}`,
       '--net-listen',
-      `${HOST}:${plan.netPort}`,
+      `${plan.host}:${plan.netPort}`,
       '--state-dir',
       this.stage.path(plan.name),
       '--arbiter',
@@ -239,9 +273,9 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
       this.stage.path(`${plan.name}.audit`),
       ...this.machineArgs(index),
       '--peer',
-      `${HOST}:${link}`,
+      `${peer}:${link}`,
       '--peer-heartbeat',
-      `${HOST}:${heartbeat}`,
+      `${peer}:${heartbeat}`,
     ];
   }
 }

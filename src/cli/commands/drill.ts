@@ -41,6 +41,8 @@ interface DrillFlags {
   readonly accelerator?: (typeof ACCELERATORS)[number];
   readonly machine?: string;
   readonly cpu?: string;
+  readonly disk?: boolean;
+  readonly net?: boolean;
   readonly keep?: boolean;
   readonly json?: boolean;
 }
@@ -132,6 +134,7 @@ function printResult(result: DrillResult): void {
       'outputs heard / lost / reordered',
       `${result.outputsReleased} / ${result.outputsLost} / ${result.outputsReordered}`,
     ],
+    ...serviceRows(result),
   ];
   process.stdout.write(`\n${table(['figure', 'value'], figures, process.stdout)}\n\n`);
   process.stdout.write(
@@ -143,10 +146,28 @@ function printResult(result: DrillResult): void {
   if (!result.ok) process.stdout.write(`replay: ${replayCommand(result)}\n`);
 }
 
+/** Rows for a machine with a card or a disk. */
+function serviceRows(result: DrillResult): [string, string][] {
+  const rows: [string, string][] = [];
+  if (result.tcpSurvived !== null)
+    rows.push(
+      ['connection survived', result.tcpSurvived ? 'yes' : 'NO'],
+      ['clients without an answer', formatMs(result.clientGapMs)],
+      [
+        'writes acknowledged / of these lost',
+        `${result.incrementsAcknowledged} / ${result.ackedWritesLost}`,
+      ],
+      ['frames held at most', String(result.heldFramesMax)],
+    );
+  if (result.diskBad !== null) rows.push(['bad blocks on the disk', String(result.diskBad)]);
+  return rows;
+}
+
 function replayCommand(result: DrillResult): string {
   return (
     `romulus drill --guest ${result.guest} --workload ${result.workload} --kill ${result.kill} ` +
-    `--seed ${result.seed} --memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms`
+    `--seed ${result.seed} --memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms` +
+    `${result.diskBad === null ? '' : ' --disk'}${result.tcpSurvived === null ? '' : ' --net'}`
   );
 }
 
@@ -173,6 +194,8 @@ function refuseForeignFlags(flags: DrillFlags): void {
           '--accelerator': flags.accelerator,
           '--machine': flags.machine,
           '--cpu': flags.cpu,
+          '--disk': flags.disk,
+          '--net': flags.net,
         }
       : { '--rate': flags.rate, '--redis-benchmark': flags.redisBenchmark };
   for (const [flag, value] of Object.entries(foreign))
@@ -182,9 +205,21 @@ function refuseForeignFlags(flags: DrillFlags): void {
       });
 }
 
+function refuseWithoutNet(flags: DrillFlags): void {
+  if (flags.kill === 'uplink' && flags.net !== true)
+    throw new RomulusError('ERR_USAGE_VALUE', '--kill uplink cuts a network that is not there', {
+      remedy: 'Add --guest qemu --net, or choose another kind.',
+    });
+  if (flags.workload === 'bare' && (flags.disk === true || flags.net === true))
+    throw new RomulusError('ERR_USAGE_VALUE', '--workload bare has neither disk nor network', {
+      remedy: 'Leave --disk and --net out, or choose another workload.',
+    });
+}
+
 /** What one drill of the series is told. */
 function optionsOf(flags: DrillFlags, seed: number): DrillOptions {
   refuseForeignFlags(flags);
+  refuseWithoutNet(flags);
   const common = {
     memoryBytes: flags.memory,
     intervalMs: flags.interval,
@@ -205,6 +240,8 @@ function optionsOf(flags: DrillFlags, seed: number): DrillOptions {
       accelerator: flags.accelerator ?? 'tcg',
       machine: flags.machine ?? null,
       cpu: flags.cpu ?? null,
+      disk: flags.disk === true,
+      net: flags.net === true,
     };
   }
   return {
@@ -223,6 +260,9 @@ function printSummary(summary: DrillSummary): void {
     ['detected after', ...cells(summary.detectMs)],
     ['promoted in', ...cells(summary.promoteMs)],
     ['heard again after', ...cells(summary.rtoMs)],
+    ...(summary.clientGapMs === null
+      ? []
+      : [['clients without an answer', ...cells(summary.clientGapMs)]]),
   ];
   process.stdout.write(`\n${table(['', 'p50', 'p99', 'max'], rows, process.stdout)}\n`);
   process.stdout.write(
@@ -328,6 +368,11 @@ export function addDrill(program: Command): void {
     )
     .option('--machine <type>', 'machine type (default: q35, or one that both QEMUs have)')
     .option('--cpu <model>', 'CPU model (default: max, or one that both QEMUs have)')
+    .option('--disk', 'with --guest qemu: a disk, written and checked by the guest, replicated')
+    .option(
+      '--net',
+      'with --guest qemu, as root: two hosts as network namespaces, and clients that judge from outside',
+    )
     .option('--keep', 'keep logs and audit files even when all went well')
     .option('--json', 'JSON lines on stdout; the last one is the result')
     .addHelpText(
@@ -337,6 +382,7 @@ Examples:
   $ romulus drill
   $ romulus drill --kill sigstop --workload kv --seed 7
   $ romulus drill --guest qemu --kill sigkill --times 10
+  $ romulus drill --guest qemu --disk --net
   $ romulus drill --kill link --times 20 --json | tail -n 1
 `,
     )

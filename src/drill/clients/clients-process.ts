@@ -94,9 +94,7 @@ async function finishRedis(redis: KvLoad): Promise<KvOutcome> {
   }
 }
 
-async function answer(
-  question: ClientsQuestion,
-): Promise<ClientsAnswers[keyof ClientsAnswers]> {
+async function answer(question: ClientsQuestion): Promise<ClientsAnswers[keyof ClientsAnswers]> {
   switch (question.ask) {
     case 'begin':
       return await begin(question.address);

@@ -31,7 +31,8 @@ export class PingClient {
     // A ping that cannot be started answers nothing, which the outcome says.
     this.#process.on('error', () => undefined);
     const { stdout } = this.#process;
-    if (stdout !== null) createInterface({ input: stdout }).on('line', (line) => this.#handle(line));
+    if (stdout !== null)
+      createInterface({ input: stdout }).on('line', (line) => this.#handle(line));
   }
 
   finish(fromMs: number, untilMs: number): PingOutcome {

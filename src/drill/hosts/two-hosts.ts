@@ -73,7 +73,8 @@ export class TwoHosts {
     } catch (cause) {
       await hosts.remove();
       throw new RomulusError('ERR_HOST_NAMESPACES', 'this kernel gives us no two hosts', {
-        remedy: 'Network namespaces, bridges, veth pairs and taps are needed; a container may lack them.',
+        remedy:
+          'Network namespaces, bridges, veth pairs and taps are needed; a container may lack them.',
         cause,
         details: { reason: cause instanceof Error ? cause.message : String(cause) },
       });
@@ -96,14 +97,14 @@ export class TwoHosts {
     await this.#ip('switch', 'link', 'set', `${cable}-${host}`, 'up');
   }
 
-  /** Removes the namespaces and all that is in them, once nothing runs there. Idempotent. */
+  /** Ends what still runs in the namespaces, and removes them. Idempotent. */
   async remove(): Promise<void> {
     for (const place of PLACES)
       if (existsSync(join(NAMES_FOLDER, this.#name(place))))
-        await runHelper('ip', ['netns', 'del', this.#name(place)]);
+        await removeNamespace(this.#name(place));
   }
 
-  /** The same at once, from an exit handler. */
+  /** Removes them at once, from an exit handler. */
   removeNow(): void {
     for (const place of PLACES)
       if (existsSync(join(NAMES_FOLDER, this.#name(place))))
@@ -162,11 +163,15 @@ export async function removeLeftovers(): Promise<void> {
   for (const name of readdirSync(NAMES_FOLDER)) {
     const [, directory, pid, startTime] = NAME_PATTERN.exec(name) ?? [];
     if (directory === undefined || isOwnerAlive(Number(pid), startTime)) continue;
-    const inside = await runHelper('ip', ['netns', 'pids', name]);
-    for (const process of inside.split('\n').filter((line) => line !== '')) killIfThere(Number(process));
-    await runHelper('ip', ['netns', 'del', name]);
+    await removeNamespace(name);
     rmSync(join(tmpdir(), directory), { recursive: true, force: true });
   }
+}
+
+async function removeNamespace(name: string): Promise<void> {
+  const inside = await runHelper('ip', ['netns', 'pids', name]);
+  for (const pid of inside.split('\n').filter((line) => line !== '')) killIfThere(Number(pid));
+  await runHelper('ip', ['netns', 'del', name]);
 }
 
 function isOwnerAlive(pid: number, startTime: string | undefined): boolean {

@@ -66,7 +66,16 @@ export async function makeDisk(path: string): Promise<void> {
     await file.close();
   }
   const where = `offset=${FILES_START_BYTES}`;
-  await runHelper('mke2fs', ['-q', '-F', '-t', 'ext4', '-E', where, path, `${FILES_BYTES / 1024}k`]);
+  await runHelper('mke2fs', [
+    '-q',
+    '-F',
+    '-t',
+    'ext4',
+    '-E',
+    where,
+    path,
+    `${FILES_BYTES / 1024}k`,
+  ]);
 }
 
 /** MD5 of the file, as the guest's `digest` tells it of its disk. */

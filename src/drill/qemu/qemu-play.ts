@@ -22,16 +22,21 @@ import { PROTECT_WAIT_MS } from '../theatre.ts';
 import { longestStallMs } from './console-record.ts';
 import { countCounter, judgeQemu, type QemuEvidence, tenuresOf } from './qemu-checks.ts';
 import type { QemuTheatre } from './qemu-theatre.ts';
+import { judgeServices, type ServicesEvidence, servicesFigures } from './services-checks.ts';
+import { Witnesses } from './witnesses.ts';
 
 const NS_PER_MS = 1e6;
 /** Kinds that leave the old copy running for a while, or for good. */
 const OLD_COPY_LIVES = new Set<QemuDrillOptions['kill']>(['sigstop', 'link', 'engine']);
+/** Kinds at whose end the backup follows the primary that it began with. */
+const STILL_FOLLOWED = new Set<QemuDrillOptions['kill']>(['backup', 'uplink']);
 
 interface Tale {
   readonly evidence: QemuEvidence;
   readonly outcomes: readonly Outcome[];
   readonly before: NodeStatus | null;
   readonly checks: readonly Check[];
+  readonly services: ServicesEvidence;
 }
 
 /** Plays and judges a drill with a QEMU machine. */
@@ -57,6 +62,8 @@ async function play(
   const sinceStart = (): number => Math.round(performance.now() - startedMs);
   await theatre.startMachine();
   tell(`the guest runs after ${sinceStart()} ms`);
+  const witnesses = new Witnesses(theatre);
+  await witnesses.begin();
   await theatre.startNode(0);
   await theatre.startNode(1);
   await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
@@ -68,12 +75,14 @@ async function play(
   const wordBefore = await theatre.examine(0);
   await runUp(theatre, random, options.intervalMs, tell);
   const before = theatre.node(0).progress;
-  const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
-  if (options.rejoin && outcomes[0]?.heir === 1) {
+  const first = await playStrike(theatre, options, tell);
+  const outcomes: Outcome[] = [first];
+  await witnesses.awaitAnswer(first.struckAtNs);
+  if (options.rejoin && first.heir === 1) {
     await rejoin(theatre, tell);
     await theatre.node(1).waitForState(['protected'], {
       withinMs: PROTECT_WAIT_MS,
-      after: outcomes[0].eventsSeen,
+      after: first.eventsSeen,
     });
     tell('it follows as the backup; protected the other way round');
     const again = await theatre.scrub(1);
@@ -81,11 +90,13 @@ async function play(
     checks.push(scrubCheck(again));
     await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
     refuseFalseStart(theatre, 1);
-    outcomes.push(await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell));
+    const second = await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell);
+    outcomes.push(second);
+    await witnesses.awaitAnswer(second.struckAtNs);
   }
   await pause(AFTERMATH_MS);
   if (options.kill === 'link') {
-    theatre.mendLink();
+    await theatre.mendLink();
     tell('the cables are mended');
     await pause(MENDED_MS);
   }
@@ -93,6 +104,10 @@ async function play(
   const survivor = takeovers.at(-1)?.to === 1 ? 1 : 0;
   const wordAfter = await theatre.examine(survivor);
   if (wordAfter !== null) tell(`the survivor checked itself: ${wordAfter.pattern}`);
+  const services = await witnesses.finish(first.struckAtNs, {
+    survivor,
+    isFollowed: STILL_FOLLOWED.has(options.kill),
+  });
   const evidence: QemuEvidence = {
     consoles: [theatre.consoleOf(0), theatre.consoleOf(1)],
     audits: theatre.audits(),
@@ -102,7 +117,7 @@ async function play(
     oldCopyLives: OLD_COPY_LIVES.has(options.kill),
   };
   await theatre.stopNodes(survivor);
-  return { evidence, outcomes, before, checks };
+  return { evidence, outcomes, before, checks, services };
 }
 
 /** From the strike to the first line that the survivor's console brought. */
@@ -129,6 +144,7 @@ function judge(theatre: QemuTheatre, options: QemuDrillOptions, tale: Tale): Dri
   const own = judgeQemu(evidence);
   const checks: Check[] = [
     ...own,
+    ...judgeServices(tale.services),
     ...tale.checks,
     ...outcomes.flatMap((outcome) => outcome.checks),
     falseAlarmCheck(evidence.takeovers, outcomes),
@@ -157,7 +173,9 @@ function judge(theatre: QemuTheatre, options: QemuDrillOptions, tale: Tale): Dri
     promoteMs: first?.promoteMs ?? null,
     rtoMs: silenceMs(tale),
     stallMs: stallsOf(tale),
-    incrementsAcknowledged: null,
+    incrementsAcknowledged: tale.services.clients?.redis.incrementsAcknowledged ?? null,
+    ...servicesFigures(tale.services),
+    heldFramesMax: options.net ? theatre.heldFramesMax : null,
     ok: checks.every(({ ok }) => ok),
     checks,
   };

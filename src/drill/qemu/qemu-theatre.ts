@@ -5,6 +5,7 @@
 import { writeFileSync } from 'node:fs';
 import { RomulusError } from '../../base/errors.ts';
 import type { Child } from '../children.ts';
+import type { TwoHosts } from '../hosts/two-hosts.ts';
 import type { QemuDrillOptions } from '../options.ts';
 import { NAMES, type OnProgress, Theatre } from '../theatre.ts';
 import { ControlLine } from './control-line.ts';
@@ -14,6 +15,8 @@ import { CONSOLE_ID, CONTROL_ID, machineArguments } from './machine.ts';
 import { ensureQemu, QEMU_VERSIONS, qemuOfVersion, versionOf } from './qemu-versions.ts';
 import type { GuestWord } from './qemu-checks.ts';
 import { SerialLine, type SerialText } from './serial-line.ts';
+import { servicesImage } from './services-image.ts';
+import { hostNamed, Surroundings } from './surroundings.ts';
 
 const MIB = 1024 * 1024;
 /** Longest wait for the guest to have booted; two busy cores take ten seconds. */
@@ -63,8 +66,9 @@ async function findParts(options: QemuDrillOptions, say: Say): Promise<Parts> {
   const versions = await Promise.all(binaries.map(versionOf));
   say(`QEMU ${versions.join(' and ')}`);
   const alike = versions[0] === versions[1];
+  const image = await guestImage(say);
   return {
-    image: await guestImage(say),
+    image: options.disk || options.net ? await servicesImage(image, say) : image,
     binaries,
     machine: options.machine ?? (alike ? 'q35' : COMMON_MACHINE),
     cpu: options.cpu ?? (alike ? 'max' : COMMON_CPU),
@@ -77,11 +81,16 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
   // A console belongs to the machine's host, not to the world outside.
   override readonly outputIsHeld = false;
   readonly #parts: Parts;
+  #surroundings: Surroundings | null = null;
+  #heldFramesMax = 0;
   #ports: readonly Ports[] = [];
   #machine: Child | null = null;
 
   private constructor(options: QemuDrillOptions, onProgress: OnProgress, parts: Parts) {
-    super(options, onProgress);
+    super(options, (node, status) => {
+      this.#heldFramesMax = Math.max(this.#heldFramesMax, status.outputHeldFrames);
+      onProgress(node, status);
+    });
     this.#parts = parts;
   }
 
@@ -92,14 +101,34 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
     say: Say,
   ): Promise<QemuTheatre> {
     const theatre = new QemuTheatre(options, onProgress, await findParts(options, say));
-    await theatre.layOut();
-    await theatre.#listen();
-    return theatre;
+    try {
+      theatre.#surroundings = await Surroundings.make(options, theatre.stage, say);
+      await theatre.layOut();
+      await theatre.#listen();
+      return theatre;
+    } catch (error) {
+      await theatre.close({ keepFiles: false });
+      throw error;
+    }
+  }
+
+  get surroundings(): Surroundings {
+    if (this.#surroundings === null) throw new RangeError('the stage is not set yet');
+    return this.#surroundings;
+  }
+
+  /** Most frames that a node said to hold back, of all that it said. */
+  get heldFramesMax(): number {
+    return this.#heldFramesMax;
   }
 
   override get machine(): Child {
     if (this.#machine === null) throw new RangeError('the machine was not started');
     return this.#machine;
+  }
+
+  get #hosts(): TwoHosts | null {
+    return this.#surroundings?.hosts ?? null;
   }
 
   get qmpSocket(): string {
@@ -126,16 +155,23 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
     const firstWord = workload === 'bare' ? 'c ' : 'ready';
     const { image, binaries, machine, cpu } = this.#parts;
     const ports = this.#portsOf(0);
+    const around = this.surroundings;
     this.#machine = this.stage.start({
       name: 'machine',
+      launcher: this.launcherOf(0),
       command: binaries[0],
       args: machineArguments(
         image,
         { qmp: this.qmpSocket, console: ports.console.path, control: ports.control.path },
         {
           memoryMib: Math.floor(memoryBytes / MIB),
-          run: ['counter', 'pattern', ...PROGRAMS[workload]],
-          kernelArgs: [`romulus.counter=${COUNTER_RATE}`, `romulus.pattern=${PATTERN_SETTINGS}`],
+          run: ['counter', 'pattern', ...around.programs, ...PROGRAMS[workload]],
+          kernelArgs: [
+            `romulus.counter=${COUNTER_RATE}`,
+            `romulus.pattern=${PATTERN_SETTINGS}`,
+            ...around.kernelArgs(),
+          ],
+          extraArgs: around.machineArgs(),
           machine,
           cpu,
           accelerator,
@@ -168,6 +204,37 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
     return { pattern, complaints: await ask.command('complaints') };
   }
 
+  /**
+   * Gives a command to the guest of a side.
+   * @throws {RomulusError} ERR_TIMEOUT_SERIAL, ERR_GUEST_COMMAND
+   */
+  async command(index: 0 | 1, text: string): Promise<readonly string[]> {
+    return await this.#portsOf(index).ask.command(text);
+  }
+
+  override async cutLink(): Promise<void> {
+    if (this.#hosts === null) await super.cutLink();
+    else await this.#hosts.cut('a', 'repl');
+  }
+
+  override async mendLink(): Promise<void> {
+    if (this.#hosts === null) await super.mendLink();
+    else await this.#hosts.mend('a', 'repl');
+  }
+
+  override async cutUplink(index: 0 | 1): Promise<void> {
+    await (this.#hosts?.cut(hostNamed(index), 'lan') ?? super.cutUplink(index));
+  }
+
+  override async mendUplink(index: 0 | 1): Promise<void> {
+    await (this.#hosts?.mend(hostNamed(index), 'lan') ?? super.mendUplink(index));
+  }
+
+  override closeNow(): void {
+    super.closeNow();
+    this.#hosts?.removeNow();
+  }
+
   override async close(options: { readonly keepFiles: boolean }): Promise<void> {
     if (options.keepFiles) this.#writeConsoles();
     await super.close(options);
@@ -175,6 +242,19 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
       await console.close();
       await control.close();
     }
+    await this.#hosts?.remove();
+  }
+
+  protected override hostOf(index: 0 | 1): string {
+    return this.surroundings.addressOf(index) ?? super.hostOf(index);
+  }
+
+  protected override needsCables(): boolean {
+    return this.#hosts === null;
+  }
+
+  protected override launcherOf(index: 0 | 1): readonly string[] {
+    return this.surroundings.launcherOf(index);
   }
 
   protected override machineArgs(index: 0 | 1): readonly string[] {
@@ -193,7 +273,10 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
   #mapping(index: 0 | 1): object {
     const { console, control } = this.#portsOf(index);
     const backend = (port: SerialLine): string => `socket,path=${port.path},server=off`;
-    return { chardevs: { [CONSOLE_ID]: backend(console), [CONTROL_ID]: backend(control) } };
+    return {
+      chardevs: { [CONSOLE_ID]: backend(console), [CONTROL_ID]: backend(control) },
+      ...this.surroundings.mappingOf(index),
+    };
   }
 
   async #listen(): Promise<void> {

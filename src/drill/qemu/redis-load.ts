@@ -34,22 +34,25 @@ export async function loadRedis(
   const server = stage.start({
     name: 'redis-loaded',
     command: program,
-    args: [
-      ...['--port', '0', '--unixsocket', socket, '--dir', `${folder}/redis`, '--save', ''],
-      // What was acknowledged was synced: an end cut short would be a loss.
-      ...['--appendonly', 'yes', '--aof-load-truncated', 'no'],
-    ],
+    // What was acknowledged was synced: an end cut short would be a loss.
+    args: `--port 0 --unixsocket ${socket} --dir ${folder}/redis --appendonly yes --aof-load-truncated no`.split(
+      ' ',
+    ),
     output: 'log',
   });
   try {
     if (!(await isUp(server, socket)))
       return { complaint: `redis does not come up again; see ${server.logFile}`, counters: {} };
     const counters: Record<string, number> = {};
-    for (const key of keys) counters[key] = numberIn(await askRedis({ path: socket }, ['GET', key]));
+    for (const key of keys)
+      counters[key] = numberIn(await askRedis({ path: socket }, ['GET', key]));
     return { complaint: null, counters };
   } finally {
     server.process.kill('SIGTERM');
-    await Promise.race([server.gone, new Promise((resolve) => setTimeout(resolve, REAP_MS).unref())]);
+    await Promise.race([
+      server.gone,
+      new Promise((resolve) => setTimeout(resolve, REAP_MS).unref()),
+    ]);
   }
 }
 

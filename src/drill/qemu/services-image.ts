@@ -67,10 +67,7 @@ export async function servicesImage(plain: GuestImage, say: Say): Promise<GuestI
         data,
       })),
     ]);
-    await writeFile(
-      join(draft, 'initrd'),
-      Buffer.concat([await readFile(plain.initrd), layer]),
-    );
+    await writeFile(join(draft, 'initrd'), Buffer.concat([await readFile(plain.initrd), layer]));
   });
   return { ...plain, initrd: join(folder, 'initrd') };
 }

@@ -4,8 +4,11 @@
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { RomulusError } from '../../../src/base/errors.ts';
+import { isRoot } from '../../../src/drill/qemu/debian.ts';
 import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { ensureQemu, QEMU_VERSIONS, qemuOfVersion } from '../../../src/drill/qemu/qemu-versions.ts';
+import { servicesImage } from '../../../src/drill/qemu/services-image.ts';
+import { ensureTools } from '../../../src/drill/qemu/tools.ts';
 
 const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
 
@@ -27,6 +30,29 @@ export async function requireQemu(): Promise<boolean> {
     return true;
   } catch (error) {
     return skipLoudly('tests on a real QEMU', error);
+  }
+}
+
+/** True when two hosts can be built of network namespaces here: for root, with iproute2 and ping. */
+export async function requireHosts(): Promise<boolean> {
+  try {
+    if (!isRoot()) throw new Error('only root may make network namespaces');
+    await ensureTools(['ip', 'ping'], () => undefined);
+    return true;
+  } catch (error) {
+    return skipLoudly('tests on two hosts of network namespaces', error);
+  }
+}
+
+/** True when a machine with a disk, a card and servers can be run on two such hosts. */
+export async function requireServices(): Promise<boolean> {
+  if (!(await requireQemu()) || !(await requireHosts())) return false;
+  try {
+    await servicesImage(await guestImage(), () => undefined);
+    await ensureTools(['redis-benchmark', 'mke2fs', 'e2fsck', 'debugfs'], () => undefined);
+    return true;
+  } catch (error) {
+    return skipLoudly('tests on a machine with disk and network', error);
   }
 }
 
