@@ -14,6 +14,7 @@
       'sources': [
         'src/addon.cc',
         'src/host.cc',
+        'src/descriptors.cc',
         'src/thread_files.cc',
         'src/mapped_memory.cc',
         'src/memory.cc',

@@ -72,7 +72,7 @@ export class QemuEpochs {
 
   /** Attaches and takes the base image. */
   static async attach(qmpPath: string): Promise<QemuEpochs> {
-    const epochs = new QemuEpochs(await attachQemu({ qmpPath }));
+    const epochs = new QemuEpochs(await attachQemu({ qmpPath, diskMode: 'none' }));
     for (const [block, capture] of epochs.#captures.entries()) {
       capture.capture({ full: true });
       epochs.#encode(block, capture.staged());

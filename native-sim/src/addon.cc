@@ -10,6 +10,7 @@
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   romulus::InitHost(env, exports);
+  romulus::InitDescriptors(env, exports);
   romulus::InitMemory(env, exports);
   romulus::InitTracker(env, exports);
   romulus::InitCapture(env, exports);

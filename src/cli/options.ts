@@ -6,6 +6,7 @@
 import bytes from 'bytes';
 import ms, { type StringValue } from 'ms';
 import { RomulusError } from '../base/errors.ts';
+import { DISK_SYNC_EPOCHS_MAX } from '../disks/disk.ts';
 
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
 const SIZE = /^(\d+(?:\.\d+)?)([KMGT])(?:i?B)?$/i;
@@ -117,5 +118,22 @@ export function arbiterName(flag: string): (value: string) => string {
     if (value !== 'none' && !/^file:.+/.test(value))
       refuse(flag, value, 'file:DIRECTORY (a directory both nodes reach) or none');
     return value;
+  };
+}
+
+/** When replicas are synced, as a node's configuration takes it. */
+export type DiskSyncChoice = 'commit' | 'off' | { readonly everyEpochs: number };
+
+/**
+ * Parses `commit`, `off`, or a number of epochs.
+ * @throws {RomulusError} ERR_USAGE_VALUE when it is none of them.
+ */
+export function diskSync(flag: string): (value: string) => DiskSyncChoice {
+  return (value) => {
+    if (value === 'commit' || value === 'off') return value;
+    const everyEpochs = INTEGER.test(value) ? Number(value) : Number.NaN;
+    if (!(everyEpochs >= 1 && everyEpochs <= DISK_SYNC_EPOCHS_MAX))
+      refuse(flag, value, `commit, off, or a number of epochs from 1 to ${DISK_SYNC_EPOCHS_MAX}`);
+    return { everyEpochs };
   };
 }

@@ -1,7 +1,8 @@
 /**
  * Payloads of `disk` and `baseDisk` frames.
  *
- *   entry, 16 bytes: u64 offset, u32 lengthBytes, u32 flags (bit 0: all zeros, no data follows)
+ *   entry, 16 bytes: u64 offset, u32 lengthBytes, u32 flags (bit 0: all zeros, no data follows;
+ *   bits 16..31: id of the disk, as in the guest descriptor)
  *   in `disk` frames lengthBytes is at most DISK_WRITE_BYTES_MAX, zeros too
  *   baseDisk: one entry, then its data
  *   disk: u32 count, count entries, then the data of the entries that have any, in order
@@ -13,6 +14,9 @@ import { malformedPayload, PayloadWriter, type PayloadReader } from './payload-b
 
 const ENTRY_BYTES = 16;
 const FLAG_ZERO = 1;
+const DISK_SHIFT = 16;
+const DISK_ID_MAX = 0xffff;
+const KNOWN_FLAGS = FLAG_ZERO | (DISK_ID_MAX << DISK_SHIFT);
 
 /** Payload bytes that this write takes in a `disk` frame, its entry included. */
 export function diskWriteWireBytes(write: DiskWrite): number {
@@ -20,14 +24,15 @@ export function diskWriteWireBytes(write: DiskWrite): number {
 }
 
 function writeEntry(writer: PayloadWriter, write: DiskWrite): void {
-  const { offset, lengthBytes, data } = write;
+  const { disk, offset, lengthBytes, data } = write;
+  assert(Number.isInteger(disk) && disk >= 0 && disk <= DISK_ID_MAX, 'a disk id fits 16 bits');
   assert(lengthBytes >= 1, 'a disk write is at least one byte long');
   assert(data === null || data.byteLength === lengthBytes, 'a disk write is as long as its data');
   assert(offset + lengthBytes <= INTEGER_MAX, 'a disk write ends out of range');
   writer
     .u64(offset)
     .u32(lengthBytes)
-    .u32(data === null ? FLAG_ZERO : 0);
+    .u32(((disk << DISK_SHIFT) | (data === null ? FLAG_ZERO : 0)) >>> 0);
 }
 
 export function encodeBaseDisk(write: DiskWrite): Uint8Array[] {
@@ -53,6 +58,7 @@ export function encodeDisk(writes: readonly DiskWrite[]): Uint8Array[] {
 }
 
 interface Entry {
+  readonly disk: number;
   readonly offset: number;
   readonly lengthBytes: number;
   readonly isZero: boolean;
@@ -67,13 +73,14 @@ function readEntry(kind: 'disk' | 'baseDisk', reader: PayloadReader): Entry {
   if (kind === 'disk' && lengthBytes > DISK_WRITE_BYTES_MAX) {
     throw malformedPayload(kind, `a write of ${lengthBytes} bytes`);
   }
-  if ((flags & ~FLAG_ZERO) !== 0) throw malformedPayload(kind, `unknown write flags ${flags}`);
-  return { offset, lengthBytes, isZero: (flags & FLAG_ZERO) !== 0 };
+  if ((flags & ~KNOWN_FLAGS) !== 0) throw malformedPayload(kind, `unknown write flags ${flags}`);
+  const disk = flags >>> DISK_SHIFT;
+  return { disk, offset, lengthBytes, isZero: (flags & FLAG_ZERO) !== 0 };
 }
 
 function readData(reader: PayloadReader, entry: Entry): DiskWrite {
-  const { offset, lengthBytes, isZero } = entry;
-  return { offset, lengthBytes, data: isZero ? null : reader.bytes(lengthBytes) };
+  const { disk, offset, lengthBytes, isZero } = entry;
+  return { disk, offset, lengthBytes, data: isZero ? null : reader.bytes(lengthBytes) };
 }
 
 /** @throws {RomulusError} ERR_PROTOCOL_MESSAGE */

@@ -27,6 +27,8 @@ export const NODE_NAME_BYTES_MAX = 64;
 export const INSTANCE_BYTES_MAX = 128;
 /** RAM blocks of a machine. */
 export const RAM_BLOCKS_MAX = 256;
+/** Disks of a machine; their numbers fit the upper half of a disk entry's flags. */
+export const DISKS_MAX = 64;
 /** Capabilities that a node may list. */
 export const CAPABILITIES_MAX = 64;
 /** Free text in a goodbye or an error, in characters. */

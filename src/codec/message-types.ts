@@ -54,6 +54,8 @@ export interface BaseImageMessage {
 
 /** One stretch of a disk. `data` is null when it is all zeros. */
 export interface DiskWrite {
+  /** Id of the disk in the guest descriptor. */
+  readonly disk: number;
   readonly offset: number;
   readonly lengthBytes: number;
   readonly data: Uint8Array | null;

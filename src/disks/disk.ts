@@ -35,8 +35,6 @@ export interface DiskChunk {
 export interface SourceDisk {
   /** Of all disks together. */
   readonly diskBytes: number;
-  /** Writes received since the machine's disk socket was connected. */
-  readonly writesReceived: number;
   /** The writes with a count up to `diskWrites` belong to `epoch` or one before it. */
   mark(epoch: number, diskWrites: number): void;
   /**
@@ -45,12 +43,18 @@ export interface SourceDisk {
    */
   take(epoch: number): Promise<readonly (DiskWrite | DiskZeros)[]>;
   /**
-   * The whole disk, piece by piece, while the machine writes to it. Only correct together with
-   * every write received since the connection was made, applied afterwards.
-   * @throws {RomulusError} ERR_DISK_READ.
+   * All that the target of this view lacks of the disk, piece by piece, while the machine writes to
+   * it. Only correct together with every write received since this view was opened, applied
+   * afterwards.
+   * @throws {RomulusError} ERR_DISK_READ, ERR_DISK_LOST, ERR_LIMIT_DISK_BACKLOG.
    */
   readBase(): AsyncGenerator<DiskChunk>;
-  /** Lets go of the disk. Idempotent. */
+  /**
+   * After `readBase`, and before the first epoch is marked: writes that wait already, and may go
+   * ahead of it, so that they do not pile up while memory is sent.
+   */
+  readWaiting(): AsyncGenerator<DiskChunk>;
+  /** Nobody is given this view's writes any more. Idempotent. */
   close(): void;
 }
 
@@ -62,3 +66,6 @@ export type DiskSync =
   | { readonly everyEpochs: number }
   /** Whenever the kernel likes; a power failure of the backup's host may lose it. */
   | 'off';
+
+/** Most epochs between two syncs of a replica: at twenty a second, an hour and a half. */
+export const DISK_SYNC_EPOCHS_MAX = 100_000;

@@ -2,68 +2,105 @@
  * The disks of a running QEMU, seen from the primary: mirrored by QEMU to a server of ours, which
  * gathers the writes.
  *
- * Until every mirror says READY, what arrives is the first copy (QEMU's background copy and the
- * guest's writes, in one order); from then on it is the writes of epochs. When `stop` has returned,
- * every write has arrived (facts: the guest's completion comes after our reply): who stops the
- * machine reads the count, `writesReceived(counter)`, then and there.
+ *     copying ──► following ◄──► resting
+ *
+ * *Copying*: what arrives is the first copy (QEMU's background copy and the guest's writes, in one
+ * order). *Following*, from the moment at which every mirror said READY: it is the guest's writes,
+ * which belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
+ * dropped, and only which blocks were written is kept (`BlockEpochs`), so that a backup that comes
+ * back with an image of an epoch is sent what it lacks (`resume`), read from the disks' own files.
+ *
+ * When `stop` has returned, every write has arrived (the guest's completion comes after our reply):
+ * who stops the machine reads the count, `writesReceived(counter)`, then and there.
  *
  * The first copy never holds the guest's writes back: when it comes faster than it is sent on, the
  * background copy is paused. The thread that runs this must not be the one that blocks in a pause.
  * A disk that can no longer be followed is reported once by `onLost`; the machine runs on.
  */
+import { rmSync } from 'node:fs';
+import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
-import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from './disk.ts';
+import { BlockEpochs, type DiskStretch } from './block-epochs.ts';
+import { DiskImage, READ_BYTES_MAX } from './disk-image.ts';
+import type { DiskChunk, DiskWrite, DiskZeros } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
-import { DiskWatchdog, ServerPulse } from './nbd/watchdog.ts';
 import {
   type DiskMonitor,
   findDisks,
   type FoundDisk,
   jobName,
-  mirrorProgress,
-  type MirrorProgress,
   pauseCopy,
   removeMirrors,
   startMirror,
-  yankMirrors,
 } from './qemu-mirror.ts';
 import { WriteLog } from './write-log.ts';
 
 /** Above this much unsent first copy the background copy is paused, below the second it goes on. */
 export const BASE_HIGH_BYTES: number = 64 * 1024 * 1024;
 export const BASE_LOW_BYTES: number = 16 * 1024 * 1024;
+/** About as much of it is handed over at once. */
+const HANDFUL_BYTES = 4 * 1024 * 1024;
+
+/** A disk to be followed. */
+export interface WantedDisk {
+  /** Drive id, node name or id of a guest device. */
+  readonly name: string;
+  /** Where its bytes can be read, as the guest sees them; null: nowhere. */
+  readonly imagePath: string | null;
+}
 
 export interface QemuDiskOptions {
   readonly monitor: DiskMonitor;
-  /** Drive ids, node names or ids of guest devices; their order numbers the disks. */
-  readonly disks: readonly string[];
+  /** Their order numbers the disks. */
+  readonly disks: readonly WantedDisk[];
+  /** The epoch that will complete the first copy. */
+  readonly epoch: number;
   /** Where our server's socket will be; its directory should be closed to others. */
   readonly socketPath: string;
+  /** User that QEMU runs as; the socket is given to it. */
+  readonly owner?: { readonly uid: number; readonly gid: number };
+  /** See `writesReceived`; from `makeCounter`. */
+  readonly counter?: SharedArrayBuffer;
   /** Bound for the background part of the first copy, each disk. */
   readonly bytesPerSecondMax?: number;
   /** The disks can no longer be followed; at most once. */
   readonly onLost: (error: RomulusError) => void;
+  /** After `nextBase` said `waiting`: there may be more. */
+  readonly onBase?: () => void;
+  /** QEMU's connection for a disk is open, or (null) it is closed. */
+  readonly onConnection?: (disk: number, descriptor: number | null) => void;
   readonly waitingBytesMax?: number;
   readonly baseHighBytes?: number;
   readonly baseLowBytes?: number;
-  /** False when a watchdog runs on another thread (`pulse`), which is the safer place. */
-  readonly watchdog?: boolean;
+}
+
+/** A handful of the first copy. */
+export interface BasePieces {
+  readonly chunks: readonly DiskChunk[];
+  /** `more`: ask again; `waiting`: `onBase` will say when; `complete`: all of it was given. */
+  readonly next: 'more' | 'waiting' | 'complete';
 }
 
 /** Follows the disks of a running QEMU. Made by `attachQemuDisks`. */
-export class QemuDisks implements SourceDisk {
+export class QemuDisks {
   readonly disks: readonly FoundDisk[];
   readonly diskBytes: number;
   readonly #options: QemuDiskOptions;
   readonly #log: WriteLog;
-  readonly #pulse = new ServerPulse();
+  readonly #epochs: BlockEpochs;
   readonly #ready = new Set<string>();
-  readonly #wakers = new Set<() => void>();
   #server: NbdServer | null = null;
-  #watchdog: DiskWatchdog | null = null;
   #unlisten: () => void = () => undefined;
   #lost: RomulusError | null = null;
   #closing: Promise<void> | null = null;
+  #isResting = false;
+  #isBaseAwaited = false;
+  /** What a resumed image still lacks, and where to read it. */
+  #resumed: {
+    readonly stretches: Iterator<DiskStretch>;
+    readonly images: readonly DiskImage[];
+    readonly epoch: number;
+  } | null = null;
   /** Whose background copy is held back. */
   #pausedDisks: readonly number[] = [];
   /** True while an order to pause or go on is on its way, and until all mirrors were started. */
@@ -73,28 +110,12 @@ export class QemuDisks implements SourceDisk {
     this.#options = options;
     this.disks = disks;
     this.diskBytes = disks.reduce((sum, { diskBytes }) => sum + diskBytes, 0);
-    this.#log = new WriteLog(
-      options.waitingBytesMax === undefined ? {} : { waitingBytesMax: options.waitingBytesMax },
-    );
-  }
-
-  get writesReceived(): number {
-    return this.#log.received;
-  }
-
-  /** The count of writes received, readable by `writesReceived` on any thread. */
-  get counter(): SharedArrayBuffer {
-    return this.#log.counter;
-  }
-
-  /** Beat of the thread that serves QEMU, for a `DiskWatchdog` elsewhere. */
-  get pulse(): SharedArrayBuffer {
-    return this.#pulse.shared;
-  }
-
-  /** Bytes of writes that wait for the first copy's reader or their epoch. */
-  get waitingBytes(): number {
-    return this.#log.waitingBytes;
+    const { counter, waitingBytesMax } = options;
+    this.#log = new WriteLog({
+      ...(counter !== undefined && { counter }),
+      ...(waitingBytesMax !== undefined && { waitingBytesMax }),
+    });
+    this.#epochs = new BlockEpochs(disks.map(({ diskBytes }) => diskBytes));
   }
 
   /** Why the disks are not followed any more; null while they are. */
@@ -104,17 +125,12 @@ export class QemuDisks implements SourceDisk {
 
   /** Whether the first copy has arrived here; its last pieces may still wait to be read. */
   get isReady(): boolean {
-    return this.#log.baseEnded;
-  }
-
-  /** How far the first copy is, as QEMU counts it. */
-  async progress(): Promise<MirrorProgress> {
-    return mirrorProgress(this.#options.monitor, this.disks.length);
+    return this.#ready.size === this.disks.length;
   }
 
   /** Starts everything; on failure nothing is left. Called once, by `attachQemuDisks`. */
   async start(): Promise<void> {
-    const { monitor, socketPath, bytesPerSecondMax } = this.#options;
+    const { monitor, socketPath, bytesPerSecondMax, owner, onConnection } = this.#options;
     this.#unlisten = monitor.onEvent(({ event, data }) => {
       this.#onEvent(event, data);
     });
@@ -122,8 +138,11 @@ export class QemuDisks implements SourceDisk {
       this.#lose(error);
     });
     try {
+      // Left there by one that was killed.
+      rmSync(socketPath, { force: true });
       this.#server = await NbdServer.listen({
         path: socketPath,
+        ...(owner !== undefined && { owner }),
         exports: this.disks.map(({ diskBytes }, disk) => ({ name: `disk${disk}`, diskBytes })),
         sink: {
           write: (disk, offset, data) => {
@@ -133,7 +152,11 @@ export class QemuDisks implements SourceDisk {
             this.#receive(disk, offset, byteCount, null);
           },
         },
-        onGone: (_disk, error) => {
+        onOpened: (disk, descriptor) => {
+          onConnection?.(disk, descriptor);
+        },
+        onGone: (disk, error) => {
+          onConnection?.(disk, null);
           this.#lose(error);
         },
       });
@@ -152,52 +175,83 @@ export class QemuDisks implements SourceDisk {
       await this.detach();
       throw error;
     }
-    if (this.#options.watchdog === false) return;
-    this.#watchdog = new DiskWatchdog({
-      pulse: this.pulse,
-      yank: () => yankMirrors(monitor, this.disks.length),
-      onStall: (error) => {
-        this.#lose(error);
-      },
-    });
   }
 
-  mark(epoch: number, diskWrites: number): void {
-    this.#log.mark(epoch, diskWrites);
-  }
-
-  async take(epoch: number): Promise<readonly (DiskWrite | DiskZeros)[]> {
-    if (this.#lost !== null) throw this.#lost;
-    return this.#log.take(epoch);
+  /** Whether an image that holds the disks as of the end of that epoch can be carried on. */
+  canResume(since: number): boolean {
+    const { disks, epoch } = this.#options;
+    return (
+      this.#lost === null &&
+      this.isReady &&
+      since >= epoch &&
+      disks.every(({ imagePath }) => imagePath !== null)
+    );
   }
 
   /**
-   * The first copy as it arrives; ends when all mirrors are ready and all of it was given.
-   * @throws {RomulusError} ERR_DISK_LOST, ERR_DISK_MIRROR, ERR_LIMIT_DISK_BACKLOG.
+   * Carries on an image that holds the disks as of the end of epoch `since`; `epoch` will complete
+   * the new one. Gives the bytes that it lacks.
+   * @throws {RomulusError} ERR_DISK_READ when a disk's file cannot be read; still resting then.
    */
-  async *readBase(): AsyncGenerator<DiskChunk> {
-    for (;;) {
-      if (this.#lost !== null) throw this.#lost;
-      const chunks = this.#log.nextBase();
-      if (chunks.length > 0) {
-        this.#steerCopy();
-        yield* chunks;
-        continue;
-      }
-      if (this.#log.baseEnded) return;
-      await new Promise<void>((resolve) => {
-        this.#wakers.add(resolve);
-      });
+  resume({ since, epoch }: { since: number; epoch: number }): number {
+    assert(this.canResume(since) && epoch > since, 'an image that can be carried on');
+    this.rest();
+    const images: DiskImage[] = [];
+    try {
+      for (const [disk, { imagePath }] of this.#options.disks.entries())
+        images.push(DiskImage.open(imagePath ?? '', this.disks[disk]?.diskBytes ?? 0));
+    } catch (error) {
+      for (const image of images) image.close();
+      throw error;
     }
+    this.#epochs.settle(epoch);
+    const stretches = this.#epochs.changedSince(since, READ_BYTES_MAX);
+    this.#resumed = { stretches, images, epoch };
+    this.#log.drop();
+    this.#isResting = false;
+    return this.#epochs.bytesSince(since);
   }
 
-  /** As `detach`, without waiting. Trouble on the way is QEMU's mirror ending by itself. */
-  close(): void {
-    this.detach().catch((error: unknown) => {
-      // The server is closed whatever happens, so the mirrors end at the guest's next write, and
-      // who attaches next removes them.
-      this.#lost ??= toRomulusError(error);
-    });
+  /** Nobody is given the writes: only where they went is kept. */
+  rest(): void {
+    this.#endResumed();
+    this.#isResting = true;
+    for (const write of this.#log.drop()) this.#epochs.noteLater(write);
+  }
+
+  /**
+   * The next pieces of the first copy, in order.
+   * @throws {RomulusError} ERR_DISK_LOST, ERR_DISK_MIRROR, ERR_DISK_READ, ERR_LIMIT_DISK_BACKLOG.
+   */
+  async nextBase(): Promise<BasePieces> {
+    if (this.#lost !== null) throw this.#lost;
+    const chunks = this.#waiting();
+    if (chunks.length > 0) return { chunks, next: 'more' };
+    // Read only when all that was received before is on its way: it must not overtake this.
+    const resumed = this.#resumed;
+    const stretch = resumed?.stretches.next();
+    if (resumed !== null && stretch?.done === false) {
+      const { disk, offset, byteCount } = stretch.value;
+      const data = (await resumed.images[disk]?.read(offset, byteCount)) ?? null;
+      return { chunks: [{ disk, offset, byteCount, data }], next: 'more' };
+    }
+    if (this.isReady) return { chunks: [], next: 'complete' };
+    this.#isBaseAwaited = true;
+    return { chunks: [], next: 'waiting' };
+  }
+
+  /**
+   * The writes of an epoch, in order: those with a count up to `through` that no epoch before had.
+   * @throws {RomulusError} ERR_DISK_LOST, ERR_DISK_MIRROR, ERR_LIMIT_DISK_BACKLOG.
+   */
+  take(epoch: number, through: number): readonly (DiskWrite | DiskZeros)[] {
+    if (this.#lost !== null) throw this.#lost;
+    if (this.#isResting) throw restingError(epoch);
+    this.#endResumed();
+    this.#log.mark(epoch, through);
+    const writes = this.#log.take(epoch);
+    for (const write of writes) this.#epochs.note(stretchOf(write), epoch);
+    return writes;
   }
 
   /**
@@ -214,39 +268,63 @@ export class QemuDisks implements SourceDisk {
     this.#lost ??= new RomulusError('ERR_DISK_LOST', 'the disks were let go', {
       remedy: 'Attach to the disks again before taking checkpoints.',
     });
-    this.#wake();
-    this.#watchdog?.stop();
     try {
       // A mirror whose connection is broken ends at once; one that works needs our replies to end.
       if (wasLost !== null) this.#server?.close();
       await removeMirrors(this.#options.monitor);
     } finally {
       this.#unlisten();
-      this.#pulse.stop();
       this.#server?.close();
-      this.#log.clear();
+      this.#endResumed();
+      this.#log.drop();
     }
   }
 
+  #endResumed(): void {
+    for (const image of this.#resumed?.images ?? []) image.close();
+    this.#resumed = null;
+  }
+
+  /** A handful of what was received and waits. */
+  #waiting(): DiskChunk[] {
+    const chunks: DiskChunk[] = [];
+    let bytes = 0;
+    while (bytes < HANDFUL_BYTES) {
+      const pieces = this.#log.nextPieces();
+      if (pieces.length === 0) break;
+      for (const piece of pieces) {
+        chunks.push(piece);
+        bytes += piece.data?.byteLength ?? 0;
+        if (this.#resumed !== null) this.#epochs.note(stretchOf(piece), this.#resumed.epoch);
+      }
+    }
+    this.#steerCopy();
+    return chunks;
+  }
+
   #receive(disk: number, offset: number, byteCount: number, data: Buffer | null): void {
+    if (this.#isResting) {
+      this.#log.count();
+      this.#epochs.noteLater({ disk, offset, byteCount });
+      return;
+    }
     try {
       this.#log.push({ disk, offset, byteCount, data });
     } catch (error) {
       this.#lose(toRomulusError(error));
       throw error;
     }
-    if (this.#log.baseEnded) return;
     this.#steerCopy();
     this.#wake();
   }
 
   #steerCopy(): void {
     if (this.#isSteering || this.#lost !== null) return;
-    const { baseEnded, waitingBytes } = this.#log;
+    const { waitingBytes } = this.#log;
     const high = this.#options.baseHighBytes ?? BASE_HIGH_BYTES;
     const low = this.#options.baseLowBytes ?? BASE_LOW_BYTES;
     const isPaused = this.#pausedDisks.length > 0;
-    const isWanted = !baseEnded && waitingBytes > (isPaused ? low : high);
+    const isWanted = !this.isReady && waitingBytes > (isPaused ? low : high);
     if (isWanted === isPaused) return;
     this.#isSteering = true;
     this.#pauseCopies(isWanted).catch((error: unknown) => {
@@ -271,8 +349,7 @@ export class QemuDisks implements SourceDisk {
     if (typeof job !== 'string' || !this.disks.some((_, disk) => jobName(disk) === job)) return;
     if (event === 'BLOCK_JOB_READY') {
       this.#ready.add(job);
-      if (this.#ready.size < this.disks.length) return;
-      this.#log.endBase();
+      if (!this.isReady) return;
       this.#steerCopy();
       this.#wake();
     } else if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED') {
@@ -289,8 +366,7 @@ export class QemuDisks implements SourceDisk {
   #lose(error: RomulusError): void {
     if (this.#lost !== null) return;
     this.#lost = error;
-    this.#watchdog?.stop();
-    this.#log.clear();
+    this.#log.drop();
     // Before anything else: whatever waits for a reply of ours must not wait any longer.
     this.#server?.close();
     this.#wake();
@@ -298,26 +374,32 @@ export class QemuDisks implements SourceDisk {
   }
 
   #wake(): void {
-    for (const wake of this.#wakers) wake();
-    this.#wakers.clear();
+    if (!this.#isBaseAwaited) return;
+    this.#isBaseAwaited = false;
+    this.#options.onBase?.();
   }
 }
 
-/** Who follows the disks behind a monitor: a late farewell must not end its successor's mirrors. */
-const followers = new WeakMap<DiskMonitor, QemuDisks>();
+function restingError(epoch: number): RomulusError {
+  return new RomulusError('ERR_DISK_LOST', `nobody is given the disk writes of epoch ${epoch}`, {
+    remedy: 'Nothing needs to be done: the next image is made with what was written.',
+  });
+}
+
+function stretchOf(write: DiskWrite | DiskZeros | DiskChunk): DiskStretch {
+  const byteCount = 'byteCount' in write ? write.byteCount : write.data.byteLength;
+  return { disk: write.disk ?? 0, offset: write.offset, byteCount };
+}
 
 /**
- * Starts to follow the disks of a running QEMU, after removing what a predecessor left, dead or not.
+ * Starts to follow the disks of a running QEMU, after removing what a dead predecessor left.
  * @throws {RomulusError} ERR_DISK_MIRROR, ERR_DISK_SOCKET, and the monitor's own; nothing is left then.
  */
 export async function attachQemuDisks(options: QemuDiskOptions): Promise<QemuDisks> {
   const { monitor } = options;
-  const before = followers.get(monitor);
-  followers.delete(monitor);
-  await before?.detach();
   await removeMirrors(monitor);
-  const disks = new QemuDisks(options, await findDisks(monitor, options.disks));
-  followers.set(monitor, disks);
+  const names = options.disks.map(({ name }) => name);
+  const disks = new QemuDisks(options, await findDisks(monitor, names));
   await disks.start();
   return disks;
 }

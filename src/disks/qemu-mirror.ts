@@ -22,17 +22,10 @@ const TARGET_PREFIX = 'romulus-t';
 /** What is needed of a monitor of QEMU; `QmpClient` is one. */
 export interface DiskMonitor {
   command(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown>;
-  commandOutOfBand(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown>;
   onEvent(
     listener: (event: { event: string; data: Readonly<Record<string, unknown>> }) => void,
   ): () => void;
   onEnd(listener: (error: RomulusError) => void): void;
-}
-
-/** How far a mirror's first copy is. */
-export interface MirrorProgress {
-  readonly doneBytes: number;
-  readonly totalBytes: number;
 }
 
 const blocksSchema = z.array(
@@ -51,10 +44,6 @@ const blocksSchema = z.array(
 const jobsSchema = z.array(
   z.object({
     device: z.string(),
-    offset: z.number(),
-    len: z.number(),
-    paused: z.boolean(),
-    ready: z.boolean(),
   }),
 );
 const nodesSchema = z.array(z.object({ 'node-name': z.string().optional() }));
@@ -145,32 +134,6 @@ export async function pauseCopy(
   isPaused: boolean,
 ): Promise<void> {
   await monitor.command(isPaused ? 'job-pause' : 'job-resume', { id: jobName(disk) });
-}
-
-/** How far the mirrors of these many disks are, together. */
-export async function mirrorProgress(
-  monitor: DiskMonitor,
-  diskCount: number,
-): Promise<MirrorProgress> {
-  const jobs = await query(monitor, 'query-block-jobs', jobsSchema);
-  let doneBytes = 0;
-  let totalBytes = 0;
-  for (let disk = 0; disk < diskCount; disk += 1) {
-    const job = jobs.find(({ device }) => device === jobName(disk));
-    doneBytes += job?.offset ?? 0;
-    totalBytes += job?.len ?? 0;
-  }
-  return { doneBytes, totalBytes };
-}
-
-/** Tears QEMU's connections to our server, even while its main loop waits for them. */
-export async function yankMirrors(monitor: DiskMonitor, diskCount: number): Promise<void> {
-  await monitor.commandOutOfBand('yank', {
-    instances: Array.from({ length: diskCount }, (_, disk) => ({
-      type: 'block-node',
-      'node-name': targetName(disk),
-    })),
-  });
 }
 
 /**

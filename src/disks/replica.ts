@@ -11,10 +11,12 @@ import { createHash } from 'node:crypto';
 import { closeSync, fdatasyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
+import { punchHole } from '../native/descriptors.ts';
 import type { DiskChunk, DiskSync, DiskWrite, DiskZeros } from './disk.ts';
 
 const COMPARE_BYTES = 1024 * 1024;
 const ZEROS = Buffer.alloc(COMPARE_BYTES);
+const HOLE_BYTES_MIN = 64 * 1024;
 
 /** Where the replica is: a descriptor that stays the caller's, or a file that we open and close. */
 export type ReplicaTarget = { readonly fd: number } | { readonly path: string };
@@ -39,8 +41,10 @@ export class DiskReplica {
     this.#sync = options.sync;
     this.#owned = 'path' in options.target;
     this.fd = 'path' in options.target ? openReplica(options.target.path) : options.target.fd;
-    const { size } = fstatSync(this.fd);
-    if (size >= this.diskBytes) return;
+    const stat = fstatSync(this.fd);
+    const { size } = stat;
+    // A block device says no size here; writing beyond its end fails by itself.
+    if (size >= this.diskBytes || stat.isBlockDevice()) return;
     this.close();
     throw new RomulusError(
       'ERR_DISK_SIZE',
@@ -59,7 +63,7 @@ export class DiskReplica {
 
   /**
    * Applies a piece of the first copy.
-   * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE, ERR_DISK_WRITE.
+   * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE, ERR_DISK_WRITE, ERR_DISK_FULL.
    */
   applyBase(chunk: DiskChunk): void {
     this.#check(chunk.offset, chunk.byteCount);
@@ -77,7 +81,8 @@ export class DiskReplica {
   /**
    * Applies all writes of one committed epoch; with `commit` they are on stable storage after,
    * with `everyEpochs` when that many have been applied since the last time.
-   * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE before anything was written, ERR_DISK_WRITE.
+   * @throws {RomulusError} ERR_DISK_WRITE_OUTSIDE before anything was written, ERR_DISK_WRITE,
+   *   ERR_DISK_FULL.
    */
   apply(writes: readonly (DiskWrite | DiskZeros)[]): void {
     for (const write of writes) this.#check(write.offset, bytesOf(write));
@@ -145,8 +150,18 @@ export class DiskReplica {
   }
 
   #writeZeros(offset: number, byteCount: number): void {
+    // Holes keep a replica as thin as the disk; for a few bytes they are not worth a call.
+    if (byteCount >= HOLE_BYTES_MIN && this.#punch(offset, byteCount)) return;
     for (let done = 0; done < byteCount; done += COMPARE_BYTES)
       this.#write(offset + done, ZEROS.subarray(0, Math.min(COMPARE_BYTES, byteCount - done)));
+  }
+
+  #punch(offset: number, byteCount: number): boolean {
+    try {
+      return punchHole(this.fd, offset, byteCount);
+    } catch (error) {
+      throw writeError(offset, error);
+    }
   }
 
   #write(offset: number, data: Uint8Array): void {
@@ -155,15 +170,26 @@ export class DiskReplica {
       try {
         done += writeSync(this.fd, data, done, data.byteLength - done, offset + done);
       } catch (cause) {
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        throw new RomulusError('ERR_DISK_WRITE', `cannot write to the disk's replica: ${reason}`, {
-          remedy: 'Check the free space and the permissions of the replica, then synchronise anew.',
-          cause,
-          details: { offset: offset + done },
-        });
+        throw writeError(offset + done, cause);
       }
     }
   }
+}
+
+function writeError(offset: number, cause: unknown): RomulusError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  const code = cause instanceof Error && 'code' in cause ? cause.code : '';
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new RomulusError('ERR_DISK_FULL', `no room for the disk's replica: ${reason}`, {
+      remedy: 'Make room under the replica; the backup then synchronises anew by itself.',
+      cause,
+      details: { offset },
+    });
+  return new RomulusError('ERR_DISK_WRITE', `cannot write to the disk's replica: ${reason}`, {
+    remedy: 'Check the storage under the replica and its permissions, then synchronise anew.',
+    cause,
+    details: { offset },
+  });
 }
 
 function bytesOf(write: DiskWrite | DiskZeros): number {

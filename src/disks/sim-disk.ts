@@ -7,14 +7,12 @@
  * waits than the bound, or the connection breaks, the disk can no longer be followed and says so;
  * the machine is not held up, the backup needs a new first copy.
  */
-import { closeSync, openSync } from 'node:fs';
-import { read } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
-import { promisify } from 'node:util';
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, SourceDisk } from './disk.ts';
 import { DiskWriteDecoder } from './disk-frames.ts';
+import { DiskImage } from './disk-image.ts';
 
 /** Bytes of writes that may wait for their epoch's end. */
 export const WRITES_BYTES_MAX: number = 256 * 1024 * 1024;
@@ -24,8 +22,6 @@ export const TAKE_TIMEOUT_MS = 2000;
 export const CONNECT_TIMEOUT_MS = 2000;
 /** Size of a piece of the first copy. */
 export const BASE_CHUNK_BYTES: number = 1024 * 1024;
-
-const readAsync = promisify(read);
 
 export interface SimDiskOptions {
   /** Path of the machine's disk socket. */
@@ -81,6 +77,7 @@ export class SimDisk implements SourceDisk {
     });
   }
 
+  /** Writes received since the machine's disk socket was connected. */
   get writesReceived(): number {
     return this.#received;
   }
@@ -112,16 +109,23 @@ export class SimDisk implements SourceDisk {
   }
 
   async *readBase(): AsyncGenerator<DiskChunk> {
-    const path = this.#options.imagePath;
-    const fd = openImage(path);
+    const image = DiskImage.open(this.#options.imagePath, this.diskBytes);
     try {
       for (let offset = 0; offset < this.diskBytes; offset += BASE_CHUNK_BYTES) {
         const byteCount = Math.min(BASE_CHUNK_BYTES, this.diskBytes - offset);
-        const data = await readWhole(fd, path, offset, byteCount);
-        yield { offset, byteCount, data: isZero(data) ? null : data };
+        yield { offset, byteCount, data: await image.read(offset, byteCount) };
       }
     } finally {
-      closeSync(fd);
+      image.close();
+    }
+  }
+
+  async *readWaiting(): AsyncGenerator<DiskChunk> {
+    assert(this.#marks.length === 0, 'what is marked belongs to its epoch');
+    for (let write = this.#writes.shift(); write !== undefined; write = this.#writes.shift()) {
+      this.#takenCount += 1;
+      this.#writesBytes -= write.data.byteLength;
+      yield { offset: write.offset, byteCount: write.data.byteLength, data: write.data };
     }
   }
 
@@ -233,51 +237,6 @@ export async function connectSimDisk(options: SimDiskOptions): Promise<SimDisk> 
     });
   });
   return new SimDisk(socket, options);
-}
-
-function openImage(path: string): number {
-  try {
-    return openSync(path, 'r');
-  } catch (cause) {
-    throw readError(path, cause instanceof Error ? cause.message : String(cause), cause);
-  }
-}
-
-async function readWhole(
-  fd: number,
-  path: string,
-  offset: number,
-  byteCount: number,
-): Promise<Buffer> {
-  const data = Buffer.allocUnsafe(byteCount);
-  let filled = 0;
-  while (filled < byteCount) {
-    let bytesRead = 0;
-    try {
-      ({ bytesRead } = await readAsync(fd, data, filled, byteCount - filled, offset + filled));
-    } catch (cause) {
-      throw readError(path, cause instanceof Error ? cause.message : String(cause), cause);
-    }
-    if (bytesRead === 0) {
-      throw readError(path, `it ends at byte ${offset + filled}, before the size of the disk`);
-    }
-    filled += bytesRead;
-  }
-  return data;
-}
-
-const ZEROS = Buffer.alloc(BASE_CHUNK_BYTES);
-
-function isZero(data: Buffer): boolean {
-  return data.equals(ZEROS.subarray(0, data.byteLength));
-}
-
-function readError(path: string, reason: string, cause?: unknown): RomulusError {
-  return new RomulusError('ERR_DISK_READ', `cannot read the disk ${path}: ${reason}`, {
-    remedy: 'Check that the machine runs and that this user may read its disk.',
-    ...(cause === undefined ? {} : { cause }),
-    details: { path },
-  });
 }
 
 function lostError(path: string, cause?: Error): RomulusError {

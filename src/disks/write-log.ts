@@ -1,12 +1,13 @@
 /**
- * The writes of several disks in one order of receipt, cut into a first copy and epochs.
+ * The writes of several disks in one order of receipt, until they leave: ahead, as part of a first
+ * copy, or with their epoch.
  *
- * Everything before `endBase` belongs to the first copy and leaves in order by `nextBase`; what
- * comes later waits for its epoch. Nothing is ever left out: when more waits than the bound, the
- * writes can no longer be followed, `push` throws, and it is final.
+ * Nothing is ever left out: when more waits than the bound, the writes can no longer be followed,
+ * `push` throws, and it is final.
  *
  * The count of writes received lives in memory that other threads can read: who stops the machine
- * reads it while the machine stands, and that is the epoch's mark.
+ * reads it while the machine stands, and that is the epoch's mark. So does what waits, for whoever
+ * sets the pace of epochs.
  */
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
@@ -18,8 +19,12 @@ export const WAITING_BYTES_MAX: number = 256 * 1024 * 1024;
 const ENTRY_BYTES = 128;
 /** Longest piece that leaves here; longer writes leave in several. */
 export const PIECE_BYTES_MAX: number = 1024 * 1024;
+/** Writes that left are forgotten so many at a time. */
+const FORGET_COUNT = 4096;
 
 const ZEROS = Buffer.alloc(PIECE_BYTES_MAX);
+const RECEIVED_AT = 0;
+const WAITING_AT = 1;
 
 /** A write as it came. */
 export interface LoggedWrite {
@@ -35,45 +40,50 @@ interface Mark {
   readonly throughCount: number;
 }
 
+/** Memory for the counts of a log; counting goes on where a log before it ended. */
+export function makeCounter(): SharedArrayBuffer {
+  return new SharedArrayBuffer(16);
+}
+
 /** Reads the count of writes received; usable on any thread. */
 export function writesReceived(counter: SharedArrayBuffer): number {
-  return Number(Atomics.load(new BigInt64Array(counter), 0));
+  return Number(Atomics.load(new BigInt64Array(counter), RECEIVED_AT));
+}
+
+/** Reads how many bytes of writes wait; usable on any thread. */
+export function bytesWaiting(counter: SharedArrayBuffer): number {
+  return Number(Atomics.load(new BigInt64Array(counter), WAITING_AT));
 }
 
 /** Keeps writes until they are taken. */
 export class WriteLog {
-  /** See `writesReceived`. */
-  readonly counter: SharedArrayBuffer = new SharedArrayBuffer(8);
-  readonly #count = new BigInt64Array(this.counter);
+  readonly #counts: BigInt64Array;
   readonly #waitingBytesMax: number;
-  #base: LoggedWrite[] = [];
-  #baseHead = 0;
-  #baseEnded = false;
   #writes: LoggedWrite[] = [];
+  /** Where in `#writes` the oldest that waits stands. */
+  #head = 0;
   #waitingBytes = 0;
-  #received = 0;
-  /** How many have left for an epoch, or belong to the first copy. */
-  #takenCount = 0;
+  #received: number;
+  #takenCount: number;
   #marks: Mark[] = [];
   #broken: RomulusError | null = null;
 
-  constructor(options: { waitingBytesMax?: number } = {}) {
+  constructor(options: { counter?: SharedArrayBuffer; waitingBytesMax?: number } = {}) {
+    this.#counts = new BigInt64Array(options.counter ?? makeCounter());
+    this.#received = Number(Atomics.load(this.#counts, RECEIVED_AT));
+    this.#takenCount = this.#received;
     this.#waitingBytesMax = options.waitingBytesMax ?? WAITING_BYTES_MAX;
+    this.#setWaiting(0);
   }
 
-  /** Writes pushed so far. */
+  /** Writes counted so far, those of earlier logs with the same counter included. */
   get received(): number {
     return this.#received;
   }
 
-  /** Bytes that wait, for the first copy or an epoch. */
+  /** Bytes that wait. */
   get waitingBytes(): number {
     return this.#waitingBytes;
-  }
-
-  /** True when no write belongs to the first copy any more. */
-  get baseEnded(): boolean {
-    return this.#baseEnded;
   }
 
   /** @throws {RomulusError} ERR_LIMIT_DISK_BACKLOG when too much waits. */
@@ -81,7 +91,7 @@ export class WriteLog {
     if (this.#broken !== null) throw this.#broken;
     const bytes = weight(write);
     if (this.#waitingBytes + bytes > this.#waitingBytesMax) {
-      this.clear();
+      this.drop();
       this.#broken = new RomulusError(
         'ERR_LIMIT_DISK_BACKLOG',
         `more than ${this.#waitingBytesMax} bytes of disk writes wait to be sent`,
@@ -92,29 +102,22 @@ export class WriteLog {
       );
       throw this.#broken;
     }
-    this.#waitingBytes += bytes;
-    (this.#baseEnded ? this.#writes : this.#base).push(write);
+    this.#setWaiting(this.#waitingBytes + bytes);
+    this.#writes.push(write);
+    this.count();
+  }
+
+  /** Counts a write that nobody is to be given. */
+  count(): void {
     this.#received += 1;
-    Atomics.store(this.#count, 0, BigInt(this.#received));
+    Atomics.store(this.#counts, RECEIVED_AT, BigInt(this.#received));
   }
 
-  /** What came so far is the first copy; what comes from now on belongs to epochs. */
-  endBase(): void {
-    if (this.#baseEnded) return;
-    this.#baseEnded = true;
-    this.#takenCount = this.#received;
-  }
-
-  /** The first copy's next pieces, in order; empty when nothing waits. */
-  nextBase(): DiskChunk[] {
-    const write = this.#base[this.#baseHead];
-    if (write === undefined) return [];
-    this.#baseHead += 1;
-    if (this.#baseHead === this.#base.length) {
-      this.#base = [];
-      this.#baseHead = 0;
-    }
-    this.#waitingBytes -= weight(write);
+  /** The oldest write that waits, in pieces, to go ahead; empty when none does. */
+  nextPieces(): DiskChunk[] {
+    assert(this.#marks.length === 0, 'what is marked belongs to its epoch');
+    const write = this.#shift();
+    if (write === null) return [];
     return piecesOf(write).map((piece) => ({
       disk: piece.disk,
       offset: piece.offset,
@@ -130,7 +133,7 @@ export class WriteLog {
     const last = this.#marks.at(-1);
     assert(last === undefined || epoch > last.epoch, `epoch ${epoch} is marked out of order`);
     assert(
-      throughCount >= (last?.throughCount ?? 0),
+      throughCount >= (last?.throughCount ?? this.#takenCount),
       `the disk mark of epoch ${epoch} lies before an earlier one`,
     );
     this.#marks.push({ epoch, throughCount });
@@ -141,25 +144,43 @@ export class WriteLog {
     const mark = this.#marks.find((candidate) => candidate.epoch === epoch);
     assert(mark !== undefined, `epoch ${epoch} was not marked on the disk`);
     this.#marks = this.#marks.filter((candidate) => candidate.epoch > epoch);
-    // A mark made during the first copy has no writes of its own.
-    const count = Math.max(0, mark.throughCount - this.#takenCount);
-    const taken = this.#writes.splice(0, count);
-    assert(taken.length === count, 'marked disk writes are gone');
-    this.#takenCount += count;
-    for (const write of taken) this.#waitingBytes -= weight(write);
-    return taken.flatMap((write) =>
-      piecesOf(write).map(({ disk, offset, byteCount, data }) =>
-        data === null ? { disk, offset, byteCount, data } : { disk, offset, data },
-      ),
-    );
+    const taken: (DiskWrite | DiskZeros)[] = [];
+    while (this.#takenCount < mark.throughCount) {
+      const write = this.#shift();
+      assert(write !== null, 'marked disk writes are gone');
+      for (const { disk, offset, byteCount, data } of piecesOf(write))
+        taken.push(data === null ? { disk, offset, byteCount, data } : { disk, offset, data });
+    }
+    return taken;
   }
 
-  /** Forgets everything that waits. */
-  clear(): void {
-    this.#base = [];
-    this.#baseHead = 0;
+  /** Forgets everything that waits, and every mark: only what comes from now on is anybody's. */
+  drop(): LoggedWrite[] {
+    const dropped = this.#writes.slice(this.#head);
     this.#writes = [];
-    this.#waitingBytes = 0;
+    this.#head = 0;
+    this.#marks = [];
+    this.#takenCount = this.#received;
+    this.#setWaiting(0);
+    return dropped;
+  }
+
+  #shift(): LoggedWrite | null {
+    const write = this.#writes[this.#head];
+    if (write === undefined) return null;
+    this.#head += 1;
+    this.#takenCount += 1;
+    if (this.#head === this.#writes.length || this.#head === FORGET_COUNT) {
+      this.#writes = this.#writes.slice(this.#head);
+      this.#head = 0;
+    }
+    this.#setWaiting(this.#waitingBytes - weight(write));
+    return write;
+  }
+
+  #setWaiting(bytes: number): void {
+    this.#waitingBytes = bytes;
+    Atomics.store(this.#counts, WAITING_AT, BigInt(bytes));
   }
 }
 

@@ -18,13 +18,14 @@ import { serveThread } from './thread-rpc.ts';
 
 export interface PrepareRequest {
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
-  readonly disk: { readonly fd: number; readonly bytes: number } | null;
+  readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   readonly diskSync: DiskSync;
 }
 
 interface Image {
   readonly blocks: ReadonlyMap<number, { readonly memory: Memory; readonly pages: PageImage }>;
-  readonly replica: DiskReplica | null;
+  /** By disk id. */
+  readonly replicas: ReadonlyMap<number, DiskReplica>;
   /** Padded to whole pages; only the first `deviceStateBytes` of it count. */
   deviceState: Uint8Array;
   deviceStateBytes: number;
@@ -47,14 +48,12 @@ function prepare(request: PrepareRequest): void {
         return [id, { memory, pages: new PageImage({ memory, blockId: id }) }];
       }),
     ),
-    replica:
-      request.disk === null
-        ? null
-        : new DiskReplica({
-            target: { fd: request.disk.fd },
-            diskBytes: request.disk.bytes,
-            sync: request.diskSync,
-          }),
+    replicas: new Map(
+      request.disks.map(({ id, fd, bytes }) => [
+        id,
+        new DiskReplica({ target: { fd }, diskBytes: bytes, sync: request.diskSync }),
+      ]),
+    ),
     deviceState: new Uint8Array(0),
     deviceStateBytes: 0,
     epoch: 0,
@@ -100,8 +99,8 @@ function base(request: { frames: readonly Frame[] }): void {
       applyBatch(message.batch);
       release(message.batch);
     } else if (message.kind === 'baseDisk') {
-      const { offset, lengthBytes, data } = message.write;
-      current().replica?.applyBase({ offset, byteCount: lengthBytes, data });
+      const { disk, offset, lengthBytes, data } = message.write;
+      replicaOf(disk).applyBase({ offset, byteCount: lengthBytes, data });
     }
     release(frame.payload);
   }
@@ -123,6 +122,22 @@ function applyDeviceState(batch: Uint8Array, totalBytes: number): void {
 /** Zeros stay a length: a frame can name far more of them than there is memory. */
 function toReplicaWrite({ offset, lengthBytes, data }: DiskWrite): ReplicaWrite | DiskZeros {
   return data === null ? { offset, byteCount: lengthBytes, data } : { offset, data };
+}
+
+function replicaOf(disk: number): DiskReplica {
+  const replica = current().replicas.get(disk);
+  if (replica !== undefined) return replica;
+  throw new RomulusError('ERR_PROTOCOL_DISK', `writes to disk ${disk}, which the machine has not`, {
+    remedy: 'The two sides disagree about the machine: restart the backup.',
+    details: { disk },
+  });
+}
+
+/** Each disk's writes in their order; every replica hears of every epoch, for its durability policy. */
+function applyWrites(writes: readonly DiskWrite[]): void {
+  for (const { disk } of writes) replicaOf(disk);
+  for (const [id, replica] of current().replicas)
+    replica.apply(writes.filter(({ disk }) => disk === id).map(toReplicaWrite));
 }
 
 function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: number } {
@@ -147,7 +162,7 @@ function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: n
         unreachable(message as never, 'frame inside an epoch');
     }
   }
-  state.replica?.apply(writes.map(toReplicaWrite));
+  applyWrites(writes);
   for (const { payload } of request.frames) release(payload);
   state.epoch = request.epoch;
   return { epoch: request.epoch };
@@ -168,7 +183,7 @@ function scrub(): { epoch: number; digest: bigint } {
 function close(): void {
   if (image === null) return;
   for (const { memory } of image.blocks.values()) memory.close();
-  image.replica?.close();
+  for (const replica of image.replicas.values()) replica.close();
   image = null;
 }
 

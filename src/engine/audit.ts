@@ -15,6 +15,7 @@ export type AuditEvent =
   | 'hold'
   | 'promoted'
   | 'decided'
+  | 'fencing'
   | 'fenced'
   | 'state';
 

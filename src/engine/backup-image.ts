@@ -165,6 +165,8 @@ export class BackupImage {
   #failed(error: unknown, of?: Instance): void {
     const known = toRomulusError(error);
     this.#log.error({ error: known.toJSON() }, 'the image can no longer be trusted');
+    // What a disk refused it would refuse again at once.
+    if (known.code.startsWith('ERR_DISK_')) this.rest();
     const instance = of ?? this.#options.instance();
     if (instance !== null)
       this.#options.step({ kind: 'applyFailed', instance, why: known.message });

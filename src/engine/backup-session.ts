@@ -260,7 +260,9 @@ export class BackupSession {
 
   #startGuest({ instance, epoch }: BackupEffect & { kind: 'startGuest' }): void {
     const staysPaused = this.#stream.isMachinePaused;
-    void this.#promotion.start(epoch, { instance, staysPaused });
+    const { generation } = this.#core.status;
+    const peer = this.#stream.peer?.node ?? '';
+    void this.#promotion.start(epoch, { instance, staysPaused, peer, generation });
   }
 
   #end(outcome: BackupOutcome): void {

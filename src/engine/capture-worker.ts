@@ -6,14 +6,24 @@
  *
  *     suspend ─► scan + copy (beside the device state) ─► resume ─► delta ─► LZ4 ─► main thread
  */
+import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { MIB, PAGE_BYTES } from '../base/units.ts';
 import { Compressor } from '../codec/compress.ts';
 import { DEVICE_STATE_BYTES_MAX, PAGE_BATCH_BYTES_MAX } from '../codec/limits.ts';
 import { pageCountOf } from '../codec/messages.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
-import type { Guest, GuestDescriptor, GuestLoss, MachineDisk, RamBlock } from '../guests/guest.ts';
+import type {
+  DiskMode,
+  Guest,
+  GuestDescriptor,
+  GuestLoss,
+  MachineDisks,
+  RamBlock,
+} from '../guests/guest.ts';
 import { attachGuest, type MachineAddress } from '../guests/index.ts';
+import { removeMirrors } from '../disks/qemu-mirror.ts';
+import { writesReceived } from '../disks/write-log.ts';
 import { Capture } from '../native/capture.ts';
 import { Memory } from '../native/memory.ts';
 import { useNativeCrc32c } from '../native/native-crc32c.ts';
@@ -21,6 +31,7 @@ import { Baseline, type EncodedPages } from '../native/page-store.ts';
 import { Tracker, type TrackerKind } from '../native/tracker.ts';
 import { AheadPolicy } from './ahead-policy.ts';
 import { nowMs } from './clock.ts';
+import { serveMonitor } from './monitor-relay.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
 /** Blocks from this size on are captured by two threads. */
@@ -79,13 +90,14 @@ export interface SliceResult {
 export interface AttachRequest {
   readonly address: MachineAddress;
   readonly tracker: TrackerKind | 'auto';
+  readonly diskMode: DiskMode;
 }
 
 export interface AttachResult {
   readonly descriptor: GuestDescriptor;
   readonly trackerKind: TrackerKind;
   readonly pid: number;
-  readonly disk: MachineDisk | null;
+  readonly disks: MachineDisks;
   readonly netSocketPath: string | null;
 }
 
@@ -109,6 +121,8 @@ interface Attached {
 }
 
 let attached: Attached | null = null;
+/** Counts the writes of disks that are mirrored to another thread of ours. */
+let writeCounter: SharedArrayBuffer | null = null;
 useNativeCrc32c();
 const compressor = new Compressor();
 
@@ -158,7 +172,11 @@ function buffersOf(batches: readonly SealedBatch[]): ArrayBuffer[] {
 
 async function attach(request: AttachRequest): Promise<AttachResult> {
   assert(attached === null, 'attached twice');
-  const guest = await attachGuest(request.address);
+  const guest = await attachGuest(request.address, {
+    diskMode: request.diskMode,
+    // What an engine that died left in the machine would be taken for a part of it.
+    beforeLooking: removeMirrors,
+  });
   const cleanups: (() => void)[] = [];
   try {
     const tracker = new Tracker({
@@ -188,7 +206,7 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
     descriptor: guest.descriptor,
     trackerKind: attached.tracker.kind,
     pid: guest.pid,
-    disk: guest.disk,
+    disks: guest.disks,
     netSocketPath: guest.netSocketPath,
   };
 }
@@ -279,12 +297,21 @@ function resetBaselines(request: { ram: boolean }): void {
   current().deviceBaseline.reset();
 }
 
+/** Lets another thread use the machine's monitor; `counter` is read in every pause from now on. */
+function followDisks(request: { monitor: MessagePort; counter: SharedArrayBuffer }): void {
+  const { monitor } = current().guest;
+  assert(monitor !== null, 'a machine whose disks are mirrored has a monitor');
+  serveMonitor(request.monitor, monitor);
+  writeCounter = request.counter;
+}
+
 async function checkpoint(request: { epoch: number }): Promise<Transferred<CheckpointResult>> {
   const { guest, blocks, deviceBaseline, ahead } = current();
   let scanMs = 0;
   let copyMs = 0;
   let pausePages = 0;
   let aheadPages = 0;
+  let mirroredWrites: number | null = null;
   for (let again = ahead.isWorthwhile; again; ) {
     let pages = 0;
     for (const { capture } of blocks) pages += capture.captureAhead().pages;
@@ -292,6 +319,8 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
     aheadPages += pages;
   }
   const report = await guest.pause(() => {
+    // The machine stands: every write of its has arrived, and none will.
+    if (writeCounter !== null) mirroredWrites = writesReceived(writeCounter);
     for (const { capture } of blocks) {
       const stats = capture.capture({});
       pausePages += stats.pages;
@@ -315,7 +344,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
     {
       epoch: request.epoch,
       framesSent: report.framesSent,
-      diskWrites: report.diskWrites,
+      diskWrites: mirroredWrites ?? report.diskWrites,
       position: report.position,
       batches,
       deviceState: encodeDeviceState(deviceBaseline, deviceState, request.epoch),
@@ -367,6 +396,16 @@ async function detach(): Promise<void> {
   await guest.detach();
 }
 
-const methods = { attach, slice, changedSlice, resetBaselines, checkpoint, scrub, fence, detach };
+const methods = {
+  attach,
+  followDisks,
+  slice,
+  changedSlice,
+  resetBaselines,
+  checkpoint,
+  scrub,
+  fence,
+  detach,
+};
 export type CaptureMethods = typeof methods;
 const thread = serveThread(methods);

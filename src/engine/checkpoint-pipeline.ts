@@ -13,6 +13,7 @@ import type { SourceDisk } from '../disks/disk.ts';
 import type { GuestDescriptor } from '../guests/guest.ts';
 import type { CaptureMethods, CheckpointResult } from './capture-worker.ts';
 import { nowMs, nowNs } from './clock.ts';
+import type { DiskTarget } from './disk-worker.ts';
 import { epochFrames } from './epoch-frames.ts';
 import { EpochQueue, type QueuedEpoch } from './epoch-queue.ts';
 import { EpochMeters } from './meters.ts';
@@ -25,8 +26,8 @@ export interface PipelineOptions {
   readonly parts: NodeParts;
   readonly capture: ThreadClient<CaptureMethods>;
   readonly descriptor: GuestDescriptor;
-  /** Opens a fresh view of the machine's disk: its writes are followed from then on. */
-  readonly openDisk: () => Promise<SourceDisk | null>;
+  /** Opens a view of the machine's disks for one image: their writes are followed from then on. */
+  readonly openDisk: (target: DiskTarget) => Promise<SourceDisk | null>;
 }
 
 /** Whom an image is made for, and how. */
@@ -95,7 +96,8 @@ export class CheckpointPipeline {
     const sync: Sync = { target, abort: new AbortController(), driver: null };
     this.#sync = sync;
     this.stopDisk();
-    const disk = await openDisk();
+    const { plan, epoch } = target;
+    const disk = await openDisk({ since: plan.kind === 'full' ? null : plan.since, epoch });
     if (sync.abort.signal.aborted) disk?.close();
     sync.abort.signal.throwIfAborted();
     this.#disk = disk;
@@ -146,14 +148,15 @@ export class CheckpointPipeline {
   ): Promise<CheckpointOutcome> {
     const { capture, parts } = this.#options;
     const sync = this.#sync;
+    const disk = this.#disk;
     const startedAtNs = nowNs();
     try {
       const checkpoint = await capture.call('checkpoint', { epoch });
-      this.#disk?.mark(epoch, checkpoint.diskWrites);
-      const writes = (await this.#disk?.take(epoch)) ?? [];
+      const writes = await this.#diskWrites(disk, epoch, checkpoint.diskWrites);
       const queued = epochFrames(
         checkpoint,
         writes.map((write) => ({
+          disk: write.disk ?? 0,
           offset: write.offset,
           lengthBytes: write.data === null ? write.byteCount : write.data.byteLength,
           data: write.data,
@@ -175,6 +178,22 @@ export class CheckpointPipeline {
       const lineageBroken = error.code !== 'ERR_GUEST_CANNOT_SUSPEND';
       if (lineageBroken) this.breakLineage();
       return { kind: 'skipped', error, lineageBroken };
+    }
+  }
+
+  async #diskWrites(
+    disk: SourceDisk | null,
+    epoch: Epoch,
+    count: number,
+  ): ReturnType<SourceDisk['take']> {
+    if (disk === null || disk !== this.#disk) return [];
+    disk.mark(epoch, count);
+    try {
+      return await disk.take(epoch);
+    } catch (error) {
+      // Let go meanwhile: this epoch is for nobody any more, and the next image is made without it.
+      if (disk !== this.#disk) return [];
+      throw error;
     }
   }
 

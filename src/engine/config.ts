@@ -5,6 +5,8 @@
 import { z } from 'zod';
 import { RomulusError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
+import { DISK_MODES } from '../codec/guest-descriptor.ts';
+import { DISK_SYNC_EPOCHS_MAX } from '../disks/disk.ts';
 import { qemuMappingSchema } from '../guests/qemu/profile/mapping.ts';
 
 /** Bounds of the epoch interval; the upper one is what a timer can still hold. */
@@ -59,7 +61,16 @@ const schema = z
     /** A backup refuses a machine whose RAM has another size. */
     expectedMemoryBytes: z.number().int().positive().optional(),
     tracker: z.enum(['auto', 'uffd-wp', 'soft-dirty', 'mprotect']).default('auto'),
-    diskSync: z.enum(['commit', 'off']).default('commit'),
+    diskSync: z
+      .union([
+        z.enum(['commit', 'off']),
+        z.object({ everyEpochs: z.number().int().min(1).max(DISK_SYNC_EPOCHS_MAX) }),
+      ])
+      .default('commit'),
+    /** What becomes of the machine's disks; both nodes must say the same. */
+    disk: z.enum(DISK_MODES).default('replicate'),
+    /** Run by a shell before a copy is started on shared disks; exit code 0: the other side is fenced. */
+    fence: z.string().min(1).max(4096).optional(),
     auditFile: z.string().min(1).optional(),
   })
   .check((context) => {
@@ -73,6 +84,12 @@ const schema = z
       complain('qmpSocket', 'is needed to protect a QEMU machine');
     if (value.role === 'backup' && value.peer === undefined)
       complain('peer', 'is needed: the backup dials the primary');
+    if (value.disk === 'shared' && value.fence === undefined)
+      complain('fence', 'is needed with shared disks: two machines writing to one disk ruin it');
+    if (value.disk !== 'shared' && value.fence !== undefined)
+      complain('fence', 'is for shared disks only');
+    if (value.role === 'protect' && value.guest === 'sim' && value.disk !== 'replicate')
+      complain('disk', 'of a simulated machine is always replicated');
     if (value.queueLowBytes >= value.queueHighBytes)
       complain('queueLowBytes', 'must be below the high watermark');
     if (value.arbiter === 'none' && value.onSilence === undefined)

@@ -47,11 +47,14 @@ export function noBackup(why: string): RomulusError {
 /** Whether an image of the one machine may be replaced by one of the other. */
 export function sameMachine(held: GuestDescriptor | null, ours: GuestDescriptor): boolean {
   if (held === null) return true;
-  if (held.kind !== ours.kind || held.diskBytes !== ours.diskBytes) return false;
-  // Devices and memory may be plugged into a running QEMU: the same machine gets a new image then.
+  if (held.kind !== ours.kind) return false;
+  // Devices, disks and memory may be plugged into a running QEMU: the same machine gets a new image then.
   if (held.kind === 'qemu') return held.name === ours.name;
-  return (
-    held.blocks.length === ours.blocks.length &&
-    held.blocks.every((block, index) => block.bytes === ours.blocks[index]?.bytes)
-  );
+  return sameSizes(held.blocks, ours.blocks) && sameSizes(held.disks, ours.disks);
+}
+
+type Sized = readonly { readonly bytes: number }[];
+
+function sameSizes(held: Sized, ours: Sized): boolean {
+  return held.length === ours.length && held.every(({ bytes }, at) => bytes === ours[at]?.bytes);
 }

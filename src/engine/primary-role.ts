@@ -1,11 +1,14 @@
 /** The term of a node as primary: makes the parts that live as long as it does, and ends them. */
+import { join } from 'node:path';
+import type { RomulusError } from '../base/errors.ts';
 import { Primary } from '../core/primary.ts';
 import { DEFAULT_PRIMARY_LIMITS } from '../core/primary-types.ts';
 import { DEFAULT_PROMISE_MARGIN } from '../core/promise.ts';
 import type { OnSilence } from '../core/register.ts';
 import { connectSimDisk } from '../disks/sim-disk.ts';
+import type { SourceDisk } from '../disks/disk.ts';
 import { asEpoch, NO_GENERATION } from '../base/units.ts';
-import { endProcess, processStartTime } from '../guests/process.ts';
+import { endProcess, ownerOf, processStartTime } from '../guests/process.ts';
 import type { LinkListener } from '../links/ws.ts';
 import { listenWs } from '../links/ws.ts';
 import { workerUrl } from '../native/worker-url.ts';
@@ -13,6 +16,7 @@ import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worker.ts';
 import { connectMachineNet } from './machine-net.ts';
+import { MirroredDisks } from './mirrored-disks.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
 import type { NodeParts } from './node-parts.ts';
 import { PrimarySession } from './primary-session.ts';
@@ -20,9 +24,13 @@ import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 import { ThreadClient } from './thread-rpc.ts';
 
+/** Where QEMU mirrors its disks to, in the state directory. */
+const DISK_SOCKET = 'disks.sock';
+
 interface Running {
   readonly session: PrimarySession;
   readonly attached: AttachResult;
+  readonly mirrored: MirroredDisks | null;
   readonly listener: LinkListener;
   readonly heartbeat: Heartbeat;
 }
@@ -58,7 +66,11 @@ export class PrimaryRole implements Role {
     );
     const cleanups: (() => unknown)[] = [() => capture.close()];
     try {
-      const attached = await capture.call('attach', { address, tracker: config.tracker });
+      const attached = await capture.call('attach', {
+        address,
+        tracker: config.tracker,
+        diskMode: config.disk,
+      });
       const startTime = processStartTime(attached.pid);
       cleanups.push(() => capture.call('detach', undefined));
       this.#parts.saveMachine({
@@ -67,6 +79,9 @@ export class PrimaryRole implements Role {
         socketPath: address.controlPath,
         pid: attached.pid,
       });
+      const onDiskLost = (error: RomulusError): void => session?.diskLost(error);
+      const mirrored = this.#mirroredDisks(attached, capture, onDiskLost);
+      cleanups.push(() => mirrored?.close());
       const net = promoted?.net ?? (await this.#connectNet(attached.netSocketPath));
       this.#parts.setMachine(net);
       cleanups.push(() => {
@@ -92,16 +107,10 @@ export class PrimaryRole implements Role {
         instance,
         machinePid: attached.pid,
         descriptor: attached.descriptor,
-        openDisk: async () => {
-          const { disk } = attached;
-          if (disk === null) return null;
-          return await connectSimDisk({
-            path: disk.socketPath,
-            imagePath: disk.imagePath,
-            diskBytes: disk.bytes,
-            onLost: (error) => session?.diskLost(error),
-          });
-        },
+        openDisk: async (target) =>
+          mirrored === null
+            ? await this.#openSocketDisk(attached, onDiskLost)
+            : await mirrored.open(target),
       });
       const current = session;
       const listener = await listenWs({
@@ -110,7 +119,7 @@ export class PrimaryRole implements Role {
         onLink: (link) => current.accept(link),
       });
       cleanups.push(() => listener.close());
-      this.#running = { session, attached, listener, heartbeat };
+      this.#running = { session, attached, mirrored, listener, heartbeat };
       this.#parts.emit({
         event: 'listening',
         linkPort: listener.port,
@@ -131,6 +140,34 @@ export class PrimaryRole implements Role {
       for (const cleanup of cleanups.toReversed()) await cleanup();
       this.#running = null;
     }
+  }
+
+  async #openSocketDisk(
+    { disks }: AttachResult,
+    onLost: (error: RomulusError) => void,
+  ): Promise<SourceDisk | null> {
+    if (disks.kind !== 'socket') return null;
+    const { socketPath: path, imagePath, bytes: diskBytes } = disks;
+    return await connectSimDisk({ path, imagePath, diskBytes, onLost });
+  }
+
+  #mirroredDisks(
+    { disks, pid }: AttachResult,
+    capture: ThreadClient<CaptureMethods, CaptureEvent>,
+    onLost: (error: RomulusError) => void,
+  ): MirroredDisks | null {
+    if (disks.kind !== 'mirror') return null;
+    const { syncBytesPerSecond, stateDirectory } = this.#parts.config;
+    const mirrored: MirroredDisks = new MirroredDisks({
+      disks: disks.disks,
+      socketPath: join(stateDirectory, DISK_SOCKET),
+      owner: ownerOf(pid),
+      ...(syncBytesPerSecond !== undefined && { bytesPerSecondMax: syncBytesPerSecond }),
+      serveMonitor: (monitor) =>
+        capture.call('followDisks', { monitor, counter: mirrored.counter }, [monitor]),
+      onLost,
+    });
+    return mirrored;
   }
 
   async #connectNet(path: string | null): Promise<MachineSocket | null> {
@@ -164,7 +201,7 @@ export class PrimaryRole implements Role {
     const running = this.#running;
     if (running === null)
       return { ...blank, instance: this.#machine.instance, state: 'starting', why: 'attaching' };
-    const { session, attached, listener, heartbeat } = running;
+    const { session, attached, mirrored, listener, heartbeat } = running;
     const core = session.core.status;
     const { meters } = session;
     return {
@@ -193,6 +230,9 @@ export class PrimaryRole implements Role {
       epochsSkipped: meters.epochsSkipped,
       queueBytes: session.queueBytes,
       sync: session.syncProgress,
+      diskMode: attached.descriptor.diskMode,
+      diskCount: attached.descriptor.disks.length,
+      diskWaitingBytes: mirrored?.waitingBytes ?? 0,
       peer: session.peer,
       tracker: attached.trackerKind,
       linkPort: listener.port,

@@ -9,7 +9,8 @@ import type { Epoch } from '../base/units.ts';
 import type { BackupEffect, BackupEvent } from '../core/backup-types.ts';
 import type { Instance } from '../core/register.ts';
 import type { Verdict } from '../core/verdict.ts';
-import type { RunningGuest } from '../guests/guest.ts';
+import { commandFencer } from '../fencers/command.ts';
+import type { GuestDescriptor, RunningGuest } from '../guests/guest.ts';
 import type { BackupImage } from './backup-image.ts';
 import { nowNs } from './clock.ts';
 import type { NodeParts } from './node-parts.ts';
@@ -62,12 +63,20 @@ export class Promotion {
   /** Starts the machine from the image, which stands at this epoch; answers the core. Never rejects. */
   async start(
     epoch: Epoch,
-    options: { readonly instance: Instance; readonly staysPaused: boolean },
+    options: {
+      readonly instance: Instance;
+      readonly staysPaused: boolean;
+      /** Name of the node that ran the machine. */
+      readonly peer: string;
+      /** Under which the machine is to run. */
+      readonly generation: number;
+    },
   ): Promise<void> {
     const { parts, image, step } = this.#options;
     const { instance, staysPaused } = options;
     try {
       const { standby, state } = await image.whole(epoch);
+      await this.#fence(standby.descriptor, options);
       // Its first words must wait for openOutput, not be dropped.
       parts.gate.hold();
       parts.setMachine(standby.net);
@@ -88,8 +97,23 @@ export class Promotion {
       const known = toRomulusError(error);
       parts.gate.close();
       this.#log.error({ error: known.toJSON() }, 'the machine could not be started');
+      const { code, message, remedy } = known;
+      parts.emit({ event: 'error', code, message, remedy });
       step({ kind: 'guestStartFailed', why: known.message });
     }
+  }
+
+  /** On shared disks two machines must never write: the other side is fenced before ours starts. */
+  async #fence(
+    { name, diskMode }: GuestDescriptor,
+    { peer, generation }: { readonly peer: string; readonly generation: number },
+  ): Promise<void> {
+    if (diskMode !== 'shared') return;
+    const { config, audit } = this.#options.parts;
+    assert(config.fence !== undefined, 'shared disks have a fence');
+    audit.record('fencing', { peer, generation });
+    await commandFencer(config.fence).fence({ guest: name, generation, peer });
+    this.#log.warn({ peer }, 'the other side is fenced');
   }
 
   /** Tells of the promotion and gives the machine that runs. */

@@ -37,6 +37,7 @@ export async function prepareStandby(options: {
     directory: config.stateDirectory,
     ...(simTracker !== undefined && { simTracker }),
     qemu: {
+      diskMode: config.disk,
       ...(binary !== undefined && { binary }),
       ...(mapping !== undefined && { mapping }),
       ...(ramDirectory !== undefined && { ramDirectory }),

@@ -46,7 +46,19 @@ export interface NodeStatus {
   readonly outputHeldFrames: number;
   readonly outputReleasedFrames: number;
   readonly outputDroppedFrames: number;
-  readonly sync: { readonly round: number; readonly pages: number; readonly bytes: number } | null;
+  readonly sync: {
+    readonly round: number;
+    readonly pages: number;
+    readonly bytes: number;
+    readonly diskBytes: number;
+    readonly diskTotalBytes: number;
+  } | null;
+  /** What becomes of the machine's disks; null while that is not known. */
+  readonly diskMode: 'replicate' | 'shared' | 'none' | null;
+  /** Disks that are replicated. */
+  readonly diskCount: number;
+  /** Bytes of disk writes that wait for their epoch. */
+  readonly diskWaitingBytes: number;
   readonly peer: PeerStatus | null;
   readonly tracker: string | null;
   readonly pid: number;

@@ -8,7 +8,7 @@ import { asEpoch, type Generation, PAGE_BYTES } from '../base/units.ts';
 import type { Compressor } from '../codec/compress.ts';
 import { encodeMessage } from '../codec/messages.ts';
 import type { GuestDescriptor } from '../guests/guest.ts';
-import type { SourceDisk } from '../disks/disk.ts';
+import type { DiskChunk, SourceDisk } from '../disks/disk.ts';
 import type { CaptureMethods, SealedBatch, SliceResult } from './capture-worker.ts';
 import { BaseSums, batchFrame } from './epoch-frames.ts';
 import type { Outbox } from './outbox.ts';
@@ -27,6 +27,9 @@ export interface SyncProgress {
   readonly round: number;
   readonly pages: number;
   readonly bytes: number;
+  /** Of the disks: what was sent, zeros and rewritten stretches included, and what is to be at least. */
+  readonly diskBytes: number;
+  readonly diskTotalBytes: number;
 }
 
 export interface SyncOptions {
@@ -74,13 +77,19 @@ export class SyncDriver {
   }
 
   get progress(): SyncProgress {
-    return { round: this.#round, pages: this.#sums.pages, bytes: this.#sums.bytes };
+    const { pages, bytes, diskBytes } = this.#sums;
+    const diskTotalBytes = this.#options.disk?.diskBytes ?? 0;
+    return { round: this.#round, pages, bytes, diskBytes, diskTotalBytes };
   }
 
-  /** Round 0: the image, or what changed of it, and the disk. Gives the pages sent. */
+  /**
+   * Round 0: the disks, or what changed of them, then the image. The disks first: what the machine
+   * writes to them while memory is sent goes out in between, and never piles up. Gives the pages sent.
+   */
   async first(): Promise<number> {
     const { capture, plan, descriptor, epoch } = this.#options;
     await capture.call('resetBaselines', { ram: plan.kind === 'full' });
+    await this.#sendDisk();
     let pages = 0;
     for (const { id: blockId, bytes } of descriptor.blocks) {
       pages += await this.#slices(
@@ -99,7 +108,6 @@ export class SyncDriver {
             },
       );
     }
-    await this.#disk();
     return pages;
   }
 
@@ -155,6 +163,7 @@ export class SyncDriver {
       await link.drained(LINK_QUEUE_BYTES_MAX);
       signal.throwIfAborted();
       await this.#pace();
+      await this.#sendWaiting();
     }
     return pages;
   }
@@ -179,19 +188,31 @@ export class SyncDriver {
     return spares.map(({ buffer }) => buffer);
   }
 
-  async #disk(): Promise<void> {
-    const { disk, link, generation, compressor, signal } = this.#options;
+  async #sendDisk(): Promise<void> {
+    const { disk } = this.#options;
     if (disk === null) return;
-    for await (const { offset, byteCount, data } of disk.readBase()) {
-      const write = { offset, lengthBytes: byteCount, data };
-      const frame = encodeMessage({ kind: 'baseDisk', write }, { generation, compressor });
-      this.#sums.diskBytes += byteCount;
-      this.#sums.count(frame);
-      link.send(frame);
-      await link.drained(LINK_QUEUE_BYTES_MAX);
-      signal.throwIfAborted();
+    for await (const chunk of disk.readBase()) {
+      await this.#sendChunk(chunk);
       await this.#pace();
     }
+  }
+
+  /** Not paced: the machine sets the pace of its writes, and they must not pile up. */
+  async #sendWaiting(): Promise<void> {
+    const { disk } = this.#options;
+    if (disk === null) return;
+    for await (const chunk of disk.readWaiting()) await this.#sendChunk(chunk);
+  }
+
+  async #sendChunk({ disk = 0, offset, byteCount, data }: DiskChunk): Promise<void> {
+    const { link, generation, compressor, signal } = this.#options;
+    const write = { disk, offset, lengthBytes: byteCount, data };
+    const frame = encodeMessage({ kind: 'baseDisk', write }, { generation, compressor });
+    this.#sums.diskBytes += byteCount;
+    this.#sums.count(frame);
+    link.send(frame);
+    await link.drained(LINK_QUEUE_BYTES_MAX);
+    signal.throwIfAborted();
   }
 
   /** Keeps the sync within the bandwidth the operator gave it. */

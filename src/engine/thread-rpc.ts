@@ -4,7 +4,7 @@
  *
  * Why not a library: the few lines below are all of it, and the transfer lists are the point.
  */
-import { parentPort, Worker } from 'node:worker_threads';
+import { type MessagePort, parentPort, Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { fromErrorJson, RomulusError, toRomulusError } from '../base/errors.ts';
 
@@ -96,7 +96,7 @@ export class ThreadClient<Methods extends ThreadMethods, Event = never> {
   call<Name extends keyof Methods & string>(
     method: Name,
     argument: ArgumentOf<Methods[Name]>,
-    transfer: readonly ArrayBuffer[] = [],
+    transfer: readonly (ArrayBuffer | MessagePort)[] = [],
   ): Promise<ResultOf<Methods[Name]>> {
     if (this.#dead !== null) return Promise.reject(this.#dead);
     assert(this.#pending.size < PENDING_CALLS_MAX, `too many calls under way: ${method}`);

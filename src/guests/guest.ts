@@ -3,9 +3,10 @@
  * implementation; `qemu` stands behind the same interface. All of it is used from the capture
  * thread, so an implementation may block that thread for as long as a pause may last, no longer.
  */
+import type { RomulusError } from '../base/errors.ts';
 import type { GuestDescriptor } from '../codec/guest-descriptor.ts';
 
-export type { GuestDescriptor } from '../codec/guest-descriptor.ts';
+export type { DiskMode, GuestDescriptor } from '../codec/guest-descriptor.ts';
 
 /** One contiguous range of guest RAM, in the machine's process. */
 export interface RamBlock {
@@ -33,13 +34,42 @@ export interface SuspendReport {
   readonly position: number;
 }
 
-/** Where the engine follows a machine's disk. */
-export interface MachineDisk {
+/** A disk that the machine itself can mirror to a server. */
+export interface MirrorableDisk {
+  /** Name by which its monitor knows it. */
+  readonly name: string;
   readonly bytes: number;
-  /** Unix socket on which the machine tells of every write. */
-  readonly socketPath: string;
-  /** Path through which the disk's bytes can be read while it runs, such as `/proc/PID/fd/N`. */
-  readonly imagePath: string;
+  /** Path through which its bytes can be read, as the guest sees them, while it runs; null: none. */
+  readonly imagePath: string | null;
+}
+
+/** How the engine follows a machine's disks. */
+export type MachineDisks =
+  /** It has none, or none is to be followed. */
+  | { readonly kind: 'none' }
+  /** The machine tells of every write on a socket. */
+  | {
+      readonly kind: 'socket';
+      readonly bytes: number;
+      readonly socketPath: string;
+      /** Path through which the disk's bytes can be read while it runs, such as `/proc/PID/fd/N`. */
+      readonly imagePath: string;
+    }
+  /** The machine writes to a server of ours as well; their order is that of the descriptor. */
+  | { readonly kind: 'mirror'; readonly disks: readonly MirrorableDisk[] };
+
+/** A machine's monitor, for the rooms that follow its disks and networks. */
+export interface MachineMonitor {
+  command(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown>;
+  /** Calls the listener for every event from now on; gives how to stop that. */
+  onEvent(
+    listener: (event: {
+      readonly event: string;
+      readonly data: Readonly<Record<string, unknown>>;
+    }) => void,
+  ): () => void;
+  /** Calls the listener once, when the connection ends without our doing. */
+  onEnd(listener: (error: RomulusError) => void): void;
 }
 
 /** One pause, as the machine went through it. Times are milliseconds. */
@@ -79,7 +109,9 @@ export interface GuestLoss {
 export interface Guest extends RunningGuest {
   readonly descriptor: GuestDescriptor;
   readonly blocks: readonly RamBlock[];
-  readonly disk: MachineDisk | null;
+  readonly disks: MachineDisks;
+  /** Null when the machine has none that others may use. */
+  readonly monitor: MachineMonitor | null;
   /** Unix socket of the machine's net; null when its output is not held by us. */
   readonly netSocketPath: string | null;
   /** Where the machine reports its dirty pages itself, for the tracker `mprotect`. */
@@ -101,8 +133,8 @@ export interface IncomingGuest {
   readonly pid: number;
   /** Descriptors of the blocks' memory, by block id: the backup applies pages into these. */
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
-  /** Descriptor of the disk's replica; null when the machine has no disk. */
-  readonly disk: { readonly fd: number; readonly bytes: number } | null;
+  /** Descriptors of the disks' replicas, by disk id: the backup applies committed writes to these. */
+  readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   /** Where the machine will be controlled once it runs. */
   readonly controlPath: string;
   /** Unix socket of the machine's net, open already while it waits; null when it has none of ours. */

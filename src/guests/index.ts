@@ -2,7 +2,7 @@
  * The kinds of machine, chosen by name here and nowhere else. Adding one takes its folder and its
  * lines in this file.
  */
-import type { Guest, GuestDescriptor, IncomingGuest } from './guest.ts';
+import type { DiskMode, Guest, GuestDescriptor, IncomingGuest, MachineMonitor } from './guest.ts';
 import type { GuestKind } from './kinds.ts';
 import { attachQemu } from './qemu/attach.ts';
 import { endQemu } from './qemu/end.ts';
@@ -20,15 +20,25 @@ export interface MachineAddress {
   readonly pid?: number;
 }
 
+export interface AttachGuestOptions {
+  /** What is to become of its disks. */
+  readonly diskMode: DiskMode;
+  /** Called with the machine's monitor, if it has one, before anything of the machine is looked at. */
+  readonly beforeLooking?: (monitor: MachineMonitor) => Promise<void>;
+}
+
 /**
  * Attaches to a machine that runs, and leaves it running.
  * @throws {RomulusError} as `attachSim` and `attachQemu`.
  */
-export async function attachGuest(address: MachineAddress): Promise<Guest> {
+export async function attachGuest(
+  address: MachineAddress,
+  options: AttachGuestOptions,
+): Promise<Guest> {
   const { kind, controlPath, pid } = address;
   return kind === 'sim'
     ? await attachSim({ socketPath: controlPath })
-    : await attachQemu({ qmpPath: controlPath, ...(pid !== undefined && { pid }) });
+    : await attachQemu({ qmpPath: controlPath, ...(pid !== undefined && { pid }), ...options });
 }
 
 /**
@@ -50,6 +60,8 @@ export interface PrepareIncomingOptions {
   readonly simTracker?: 'mprotect';
   /** For qemu: what to start, and how this host differs from the primary's. */
   readonly qemu: {
+    /** What the operator of this host says becomes of the disks. */
+    readonly diskMode: DiskMode;
     readonly binary?: string;
     readonly mapping?: QemuMapping;
     /** Where the RAM's file goes; on tmpfs. */

@@ -2,7 +2,7 @@
  * A machine's process: facts about it from /proc (proc_pid_stat(5)), and its end. A process id alone
  * may name another process by the time it is used; together with the start time it does not.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError } from '../base/errors.ts';
 
@@ -16,6 +16,22 @@ const START_TIME_FIELD = 19;
 /** When the process started, in the kernel's ticks; null when there is no such process. */
 export function processStartTime(pid: number): string | null {
   return fieldsOf(pid)?.[START_TIME_FIELD] ?? null;
+}
+
+/**
+ * The user that a process runs as.
+ * @throws {RomulusError} ERR_GUEST_LOST when there is no such process.
+ */
+export function ownerOf(pid: number): { readonly uid: number; readonly gid: number } {
+  try {
+    const { uid, gid } = statSync(`/proc/${pid}`);
+    return { uid, gid };
+  } catch (cause) {
+    throw new RomulusError('ERR_GUEST_LOST', `the machine's process ${pid} is gone`, {
+      remedy: 'Check whether the machine still runs; if it ended, start it or fail over.',
+      cause,
+    });
+  }
 }
 
 /** Whether the process can still run: it exists and is neither a zombie nor dead. */

@@ -126,7 +126,8 @@ describe('messages', () => {
       { ...SAMPLES.ack, instance: 'has space' },
       { ...SAMPLES.ack, promiseUs: -1 },
       { ...SAMPLES.disk, writes: [] },
-      { ...SAMPLES.disk, writes: [{ offset: 0, lengthBytes: 2, data: Uint8Array.of(1) }] },
+      { ...SAMPLES.disk, writes: [{ disk: 0, offset: 0, lengthBytes: 2, data: Uint8Array.of(1) }] },
+      { ...SAMPLES.disk, writes: [{ disk: 65_536, offset: 0, lengthBytes: 1, data: null }] },
       { ...SAMPLES.scrubReply, digest: 'xyz' },
       { ...SAMPLES.outputMark, framesSent: 1.5 },
     ];

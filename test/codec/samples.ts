@@ -14,7 +14,11 @@ export const GUEST: GuestDescriptor = {
   kind: 'sim',
   name: 'machine',
   blocks: [{ id: 0, name: 'ram', bytes: 16 * 1024 * 1024 }],
-  diskBytes: 1024 * 1024,
+  disks: [
+    { id: 0, name: 'root', bytes: 1024 * 1024 },
+    { id: 1, name: 'data', bytes: 2_097_664 },
+  ],
+  diskMode: 'replicate',
   profile: { workload: 'counter', seed: 1 },
 };
 
@@ -81,7 +85,7 @@ export const SAMPLES = {
   baseImage: { kind: 'baseImage', batch: samplePageBatch() },
   baseDisk: {
     kind: 'baseDisk',
-    write: { offset: 4096, lengthBytes: 3, data: Uint8Array.of(1, 2, 3) },
+    write: { disk: 0, offset: 4096, lengthBytes: 3, data: Uint8Array.of(1, 2, 3) },
   },
   baseEnd: {
     kind: 'baseEnd',
@@ -102,9 +106,9 @@ export const SAMPLES = {
     kind: 'disk',
     epoch: asEpoch(42),
     writes: [
-      { offset: 512, lengthBytes: 4, data: Uint8Array.of(9, 8, 7, 6) },
-      { offset: 65_536, lengthBytes: 1_048_576, data: null },
-      { offset: 516, lengthBytes: 1, data: Uint8Array.of(5) },
+      { disk: 0, offset: 512, lengthBytes: 4, data: Uint8Array.of(9, 8, 7, 6) },
+      { disk: 1, offset: 65_536, lengthBytes: 1_048_576, data: null },
+      { disk: 0, offset: 516, lengthBytes: 1, data: Uint8Array.of(5) },
     ],
   },
   deviceState: {

@@ -38,7 +38,7 @@ describe('the disk of a simulated machine', () => {
 
   it('is followed by a replica, equal at every boundary', async () => {
     const guest = await attachSim({ socketPath: machine.socketPath });
-    const { disk } = guest;
+    const { disks: disk } = guest;
     const replicaPath = join(directory, 'replica');
     writeFileSync(replicaPath, Buffer.alloc(DISK_BYTES));
     const replica = new DiskReplica({

@@ -1,10 +1,9 @@
 // A thread with a monitor of its own that watches the disk server of the thread that started it.
 import { parentPort, workerData } from 'node:worker_threads';
 import { DiskWatchdog } from '../../dist/disks/nbd/watchdog.js';
-import { yankMirrors } from '../../dist/disks/qemu-mirror.js';
 import { QmpClient } from '../../dist/guests/qemu/qmp/qmp-client.js';
 
-const { path, pulse } = workerData;
+const { path, server } = workerData;
 const monitor = await QmpClient.connect(path);
 
 async function report(error) {
@@ -17,9 +16,8 @@ async function report(error) {
 }
 
 const watchdog = new DiskWatchdog({
-  pulse,
+  server,
   stallMsMax: 500,
-  yank: () => yankMirrors(monitor, 1),
   onStall: report,
 });
 parentPort.postMessage('watching');

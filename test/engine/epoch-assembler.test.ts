@@ -34,7 +34,7 @@ function checkpoint(epoch: number): CheckpointResult {
 function framesOf(epoch: number): Frame[] {
   const { frames } = epochFrames(
     checkpoint(epoch),
-    [{ offset: 512, lengthBytes: 4, data: Uint8Array.of(1, 2, 3, 4) }],
+    [{ disk: 0, offset: 512, lengthBytes: 4, data: Uint8Array.of(1, 2, 3, 4) }],
     { generation: GENERATION, compressor: new Compressor(), startedAtNs: 5n },
   );
   const decoder = new FrameDecoder();

@@ -4,7 +4,17 @@ import type { NodeConfigInput } from '../../engine/config.ts';
 import { GUEST_KINDS, type GuestKind } from '../../guests/kinds.ts';
 import type { QemuMapping } from '../../guests/qemu/profile/mapping.ts';
 import { qemuMappingFile } from '../qemu-mapping-file.ts';
-import { arbiterName, durationMs, type Endpoint, endpoint, oneOf, sizeBytes } from '../options.ts';
+import { DISK_MODES, type DiskMode } from '../../codec/guest-descriptor.ts';
+import {
+  type DiskSyncChoice,
+  diskSync,
+  arbiterName,
+  durationMs,
+  type Endpoint,
+  endpoint,
+  oneOf,
+  sizeBytes,
+} from '../options.ts';
 
 const TRACKERS = ['auto', 'uffd-wp', 'soft-dirty', 'mprotect'] as const;
 type TrackerChoice = (typeof TRACKERS)[number];
@@ -29,7 +39,10 @@ export interface NodeFlags {
   readonly queueHigh?: number;
   readonly queueLow?: number;
   readonly tracker?: TrackerChoice;
-  readonly diskSync?: 'commit' | 'off';
+  readonly disk?: DiskMode;
+  readonly diskSync?: DiskSyncChoice;
+  readonly fence?: string;
+  readonly syncRate?: number;
   readonly audit?: string;
   readonly json?: boolean;
 }
@@ -97,8 +110,22 @@ export function addNodeOptions(command: Command, name: string): Command {
     )
     .option(
       '--disk-sync <choice>',
-      "commit (the replica's disk is synced with every epoch) or off (default: commit)",
-      oneOf('--disk-sync', ['commit', 'off'] as const),
+      'when replicas of disks are synced: commit (every epoch), N (every N epochs) or off (default: commit)',
+      diskSync('--disk-sync'),
+    )
+    .option(
+      '--disk <mode>',
+      'replicate (every write goes to the backup), shared (both hosts have the same storage) or none',
+      oneOf('--disk', DISK_MODES),
+    )
+    .option(
+      '--fence <command>',
+      'with --disk shared: makes sure the other side cannot write, before a copy starts; exit code 0: done',
+    )
+    .option(
+      '--sync-rate <size>',
+      'bytes a second that a first image may take (default: no limit)',
+      sizeBytes('--sync-rate'),
     )
     .option(
       '--tracker <kind>',
@@ -137,7 +164,10 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.queueHigh !== undefined && { queueHighBytes: flags.queueHigh }),
     ...(flags.queueLow !== undefined && { queueLowBytes: flags.queueLow }),
     ...(flags.tracker && { tracker: flags.tracker }),
-    ...(flags.diskSync && { diskSync: flags.diskSync }),
+    ...(flags.disk && { disk: flags.disk }),
+    ...(flags.diskSync !== undefined && { diskSync: flags.diskSync }),
+    ...(flags.fence !== undefined && { fence: flags.fence }),
+    ...(flags.syncRate !== undefined && { syncBytesPerSecond: flags.syncRate }),
     ...(flags.qemu !== undefined && { qemuBinary: flags.qemu }),
     ...(flags.map && { qemuMapping: flags.map }),
     ...(flags.ramDir !== undefined && { ramDirectory: flags.ramDir }),

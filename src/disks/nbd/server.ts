@@ -10,9 +10,10 @@
  * blocks of one size to an asynchronous store and has one export, `nbd-server` was last released
  * eleven years ago as 0.0.1.
  */
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
+import { descriptorOf } from '../../native/descriptors.ts';
 import { greeting } from './protocol.ts';
 import { type NbdAction, NbdSession, type OpenVerdict } from './session.ts';
 
@@ -43,6 +44,10 @@ export interface NbdServerOptions {
   /** Their indexes are the disk numbers that the sink sees. */
   readonly exports: readonly NbdExport[];
   readonly sink: NbdSink;
+  /** Who may connect, besides root: this user by default. */
+  readonly owner?: { readonly uid: number; readonly gid: number };
+  /** A client opened this disk, over the socket with this descriptor. */
+  readonly onOpened?: (disk: number, descriptor: number) => void;
   /** A client that had opened this disk is gone, with why. */
   readonly onGone?: (disk: number, error: RomulusError) => void;
   readonly handshakeTimeoutMs?: number;
@@ -98,6 +103,9 @@ export class NbdServer {
       });
     });
     chmodSync(options.path, 0o600);
+    const { owner } = options;
+    if (owner !== undefined && owner.uid !== process.getuid?.())
+      chownSync(options.path, owner.uid, owner.gid);
     return server;
   }
 
@@ -138,6 +146,7 @@ export class NbdServer {
         case 'opened':
           clearTimeout(timer);
           disk = this.#holders.indexOf(socket);
+          this.#options.onOpened?.(disk, descriptorOf(socket));
           break;
         case 'write':
           this.#options.sink.write(disk, action.offset, action.data);

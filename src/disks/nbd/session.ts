@@ -199,7 +199,8 @@ export class NbdSession {
           break;
         }
         this.#request = request;
-        this.#want('data', Buffer.allocUnsafe(request.length));
+        // Not from the pool: it moves to another thread.
+        this.#want('data', Buffer.allocUnsafeSlow(request.length));
         return;
       case COMMAND.disconnect:
         this.#end(act);

@@ -2,54 +2,86 @@
  * Frees a guest whose disk writes wait for a server that does not read any more.
  *
  * With a write-blocking mirror the guest's write, and QEMU's `stop`, wait for our reply. The server's
- * thread beats into shared memory; this watches the beat from another thread, the one that has the
- * monitor, and when it stays out longer than `STALL_MS_MAX` tears QEMU's connection to the server
- * out of band (`yank`), which works even while `stop` hangs. The guest's write then succeeds, the
- * mirror ends, and the disk counts as lost: the backup needs a new first copy.
+ * thread beats into shared memory and leaves duplicates of its connections' descriptors there; this
+ * watches the beat from another thread, and when it stays out longer than `STALL_MS_MAX` shuts the
+ * connections down, which needs neither QEMU's monitor nor the server's thread. The guest's write then
+ * succeeds, the mirror ends, and the disk counts as lost: the backup needs a new first copy.
  *
- * It cannot help when the whole process stands still; then QEMU waits until the process goes on or
- * ends.
+ * The thread that watches must not be the one that waits for `stop`. It cannot help when the whole
+ * process stands still; then QEMU waits until the process goes on or ends.
  */
+import { assert } from '../../base/assert.ts';
 import { RomulusError } from '../../base/errors.ts';
+import { closeDuplicate, duplicate, shutDown } from '../../native/descriptors.ts';
 
 /** How long a guest's write may wait for us, milliseconds. */
 export const STALL_MS_MAX = 1000;
 /** Time between two beats of the server's thread, milliseconds. */
 export const BEAT_MS = 50;
+/** Connections that can be shut down. */
+export const CONNECTIONS_WATCHED_MAX = 64;
+const NONE = -1;
+
+/** What server and watchdog share. */
+export interface WatchedServer {
+  /** When it beat last: one signed 64-bit number, milliseconds of the monotonic clock. */
+  readonly beat: SharedArrayBuffer;
+  /** Descriptors of connections, by disk; whoever takes one out has to close it. */
+  readonly descriptors: SharedArrayBuffer;
+}
+
+/** The memory for one server, made by whoever starts both sides. */
+export function makeWatchedServer(): WatchedServer {
+  const descriptors = new SharedArrayBuffer(CONNECTIONS_WATCHED_MAX * Int32Array.BYTES_PER_ELEMENT);
+  new Int32Array(descriptors).fill(NONE);
+  return { beat: new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT), descriptors };
+}
 
 function monotonicMs(): number {
   // The same clock on all threads, unlike performance.now().
   return Number(process.hrtime.bigint() / 1_000_000n);
 }
 
-/** The server's side: beats as long as its thread handles events. */
+/** The server's side: beats as long as its thread handles events, and tells of its connections. */
 export class ServerPulse {
-  /** To be given to the watchdog. */
-  readonly shared: SharedArrayBuffer = new SharedArrayBuffer(8);
-  readonly #at = new BigInt64Array(this.shared);
+  readonly #at: BigInt64Array;
+  readonly #descriptors: Int32Array;
   readonly #timer: NodeJS.Timeout;
 
-  constructor() {
-    const beat = (): void => {
-      Atomics.store(this.#at, 0, BigInt(monotonicMs()));
-    };
-    beat();
-    this.#timer = setInterval(beat, BEAT_MS);
+  constructor({ beat, descriptors }: WatchedServer) {
+    this.#at = new BigInt64Array(beat);
+    this.#descriptors = new Int32Array(descriptors);
+    this.#beat();
+    this.#timer = setInterval(() => {
+      this.#beat();
+    }, BEAT_MS);
     this.#timer.unref();
+  }
+
+  /**
+   * The connection of a disk is this one now, or none.
+   * @throws {RomulusError} ERR_HOST_DESCRIPTOR when no more descriptors can be had.
+   */
+  connection(disk: number, descriptor: number | null): void {
+    assert(disk < CONNECTIONS_WATCHED_MAX, 'a disk that can be watched');
+    // A duplicate: the number of one that the server closed may soon be another's.
+    const mine = descriptor === null ? NONE : duplicate(descriptor);
+    closeIfAny(Atomics.exchange(this.#descriptors, disk, mine));
   }
 
   /** No more beats; whoever still watches will think that the server hangs. */
   stop(): void {
     clearInterval(this.#timer);
   }
+
+  #beat(): void {
+    Atomics.store(this.#at, 0, BigInt(monotonicMs()));
+  }
 }
 
 export interface WatchdogOptions {
-  /** `ServerPulse.shared`. */
-  readonly pulse: SharedArrayBuffer;
-  /** Tears the connections of these disks in QEMU, out of band. */
-  readonly yank: () => Promise<unknown>;
-  /** The server hung and QEMU was freed of it; or that failed, and why is in the error's cause. */
+  readonly server: WatchedServer;
+  /** The server hung, and QEMU was freed of it. */
   readonly onStall: (error: RomulusError) => void;
   readonly stallMsMax?: number;
 }
@@ -64,7 +96,7 @@ export class DiskWatchdog {
 
   constructor(options: WatchdogOptions) {
     this.#options = options;
-    this.#at = new BigInt64Array(options.pulse);
+    this.#at = new BigInt64Array(options.server.beat);
     this.#stallMsMax = options.stallMsMax ?? STALL_MS_MAX;
     this.#timer = setInterval(() => {
       this.#look();
@@ -72,35 +104,44 @@ export class DiskWatchdog {
     this.#timer.unref();
   }
 
-  /** Watches no more. Idempotent. */
+  /** Watches no more, and lets go of all connections. Idempotent. */
   stop(): void {
     clearInterval(this.#timer);
+    const descriptors = new Int32Array(this.#options.server.descriptors);
+    for (const disk of descriptors.keys()) closeIfAny(Atomics.exchange(descriptors, disk, NONE));
   }
 
   #look(): void {
+    const beatAtMs = Number(Atomics.load(this.#at, 0));
     const nowMs = monotonicMs();
     const unwatchedMs = nowMs - this.#lookedAtMs;
     this.#lookedAtMs = nowMs;
-    const stillMs = nowMs - Number(Atomics.load(this.#at, 0));
-    // After a standstill of this thread, too, the server gets time to beat before it is judged.
-    if (unwatchedMs > this.#stallMsMax / 2 || stillMs <= this.#stallMsMax) return;
+    const stillMs = nowMs - beatAtMs;
+    // Before its first beat it serves nobody. After a standstill of this thread, too, the server gets
+    // time to beat before it is judged.
+    const isUnjudged = beatAtMs === 0 || unwatchedMs > this.#stallMsMax / 2;
+    if (isUnjudged || stillMs <= this.#stallMsMax) return;
+    const descriptors = new Int32Array(this.#options.server.descriptors);
+    for (const disk of descriptors.keys()) {
+      const descriptor = Atomics.exchange(descriptors, disk, NONE);
+      if (descriptor === NONE) continue;
+      shutDown(descriptor);
+      closeDuplicate(descriptor);
+    }
     this.stop();
-    const report = (cause?: unknown): void => {
-      this.#options.onStall(
-        new RomulusError(
-          'ERR_TIMEOUT_DISK_STALL',
-          `the disk server did nothing for ${stillMs} ms; ${cause === undefined ? 'QEMU was freed of it' : 'QEMU could not be freed of it'}`,
-          {
-            remedy: 'Give the host more CPU; the backup needs a new first copy of the disk.',
-            ...(cause === undefined ? {} : { cause }),
-            details: { stillMs, stallMsMax: this.#stallMsMax },
-          },
-        ),
-      );
-    };
-    this.#options
-      .yank()
-      .then(() => undefined)
-      .then(report, report);
+    this.#options.onStall(
+      new RomulusError(
+        'ERR_TIMEOUT_DISK_STALL',
+        `the disk server did nothing for ${stillMs} ms; QEMU was freed of it`,
+        {
+          remedy: 'Give the host more CPU; the backup needs a new first copy of the disk.',
+          details: { stillMs, stallMsMax: this.#stallMsMax },
+        },
+      ),
+    );
   }
+}
+
+function closeIfAny(descriptor: number): void {
+  if (descriptor !== NONE) closeDuplicate(descriptor);
 }

@@ -5,13 +5,27 @@
  */
 import { readFileSync } from 'node:fs';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
-import type { GuestDescriptor, RamBlock } from '../guest.ts';
+import type {
+  DiskMode,
+  GuestDescriptor,
+  MachineDisks,
+  MachineMonitor,
+  RamBlock,
+} from '../guest.ts';
 import { Guardian } from './guardian.ts';
 import { learnFromStream } from './learn.ts';
 import { matchByContent } from './match-content.ts';
 import { readProfile } from './profile/read-profile.ts';
-import type { QemuProfile } from './profile/profile.ts';
+import type { ProfileDrive, QemuProfile } from './profile/profile.ts';
 import { refusalsOf, refuseIfAny } from './profile/refusals.ts';
+import {
+  blockJobs,
+  diskRefusals,
+  disksOf,
+  imageOf,
+  nameOfDrive,
+  replicatedDrives,
+} from './profile/replicated-drives.ts';
 import { QmpClient } from './qmp/qmp-client.ts';
 import { QemuGuest } from './qemu-guest.ts';
 import {
@@ -29,6 +43,10 @@ export interface AttachQemuOptions {
   readonly qmpPath: string;
   /** QEMU's process; by default whoever listens on the socket. */
   readonly pid?: number;
+  /** What is to become of its disks. */
+  readonly diskMode: DiskMode;
+  /** Called before anything of the machine is looked at. */
+  readonly beforeLooking?: (monitor: MachineMonitor) => Promise<void>;
 }
 
 /** States in which there is a machine to protect. */
@@ -49,9 +67,14 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
     const pid = options.pid ?? pidOf(qmp);
     const { status, running } = await statusOf(qmp);
     if (!PROTECTABLE.has(status)) throw wrongState(qmpPath, status);
+    await options.beforeLooking?.(qmp);
     stateFile = new StateFile(pid);
     const profile = await readProfile(qmp, pid);
-    refuseIfAny(nameOf(profile), refusalsOf(profile));
+    const drives = options.diskMode === 'replicate' ? replicatedDrives(profile) : [];
+    refuseIfAny(nameOf(profile), [
+      ...refusalsOf(profile),
+      ...diskRefusals(drives, await blockJobs(qmp)),
+    ]);
     const listed = parseRamBlocks(await qmp.humanMonitor('info ramblock'));
     const { placed, learnt } = await place(qmp, {
       pid,
@@ -59,13 +82,18 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
       memory: profile.memory,
       directory: stateFile.directory,
     });
-    const descriptor = describe(profile, placed, learnt.configuration);
+    const descriptor: GuestDescriptor = {
+      ...describe(profile, placed, learnt.configuration),
+      disks: disksOf(drives),
+      diskMode: options.diskMode,
+    };
     const fingerprintNow = await fingerprint(qmp);
     guardian = await Guardian.start(qmpPath, stateFile.path);
     return new QemuGuest({
       qmp,
       pid,
       descriptor,
+      disks: machineDisks(drives, pid),
       blocks: placed.map((block, id) => ramBlock(block, id, pid)),
       guardian,
       stateFile,
@@ -123,7 +151,7 @@ function describe(
   profile: QemuProfile,
   placed: readonly PlacedBlock[],
   configuration: Uint8Array,
-): GuestDescriptor {
+): Omit<GuestDescriptor, 'disks' | 'diskMode'> {
   const mains = new Set(profile.memory.map(({ blockName }) => blockName));
   const filled: QemuProfile = {
     ...profile,
@@ -140,9 +168,18 @@ function describe(
     kind: 'qemu',
     name: nameOf(profile),
     blocks: placed.map(({ name, usedBytes }, id) => ({ id, name, bytes: usedBytes })),
-    diskBytes: 0,
     profile: filled,
   };
+}
+
+function machineDisks(drives: readonly ProfileDrive[], pid: number): MachineDisks {
+  if (drives.length === 0) return { kind: 'none' };
+  const disks = drives.map((drive) => ({
+    name: nameOfDrive(drive),
+    bytes: drive.bytes,
+    imagePath: imageOf(drive, pid),
+  }));
+  return { kind: 'mirror', disks };
 }
 
 /** A name that stays the machine's own when another host runs it. */

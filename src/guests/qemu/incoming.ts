@@ -17,6 +17,7 @@ import {
   STREAM_DESCRIPTOR,
 } from './incoming/backup-process.ts';
 import { IncomingQemu, startError } from './incoming/incoming-qemu.ts';
+import type { Replica } from './incoming/replica-files.ts';
 import { QmpClient } from './qmp/qmp-client.ts';
 import { SECTION, STREAM_PAGE_BYTES } from './stream/format.ts';
 
@@ -54,6 +55,8 @@ export interface PrepareIncomingQemuOptions {
   /** Where the monitor's socket goes. */
   readonly directory: string;
   readonly commandLine: CommandLineBuilder;
+  /** The replicas of its disks; taken over on success. */
+  readonly replicas?: readonly Replica[];
   /** A hugetlbfs or tmpfs for main RAM; without it, ordinary memory without any file. */
   readonly ramDirectory?: string;
 }
@@ -98,6 +101,7 @@ export async function prepareIncomingQemu(
       smallBlocks: smallBlocksOf(blocks, smallSizes),
       configuration,
       controlPath: qmpPath,
+      replicas: options.replicas ?? [],
       cleanUp: () => rm(qmpPath, { force: true }),
     });
     await incoming.begin();

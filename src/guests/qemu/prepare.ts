@@ -3,9 +3,10 @@
  * run it, builds its command line, starts it. What is refused is refused before anything starts.
  */
 import { RomulusError } from '../../base/errors.ts';
-import type { GuestDescriptor } from '../guest.ts';
+import type { DiskMode, GuestDescriptor } from '../guest.ts';
 import { prepareIncomingQemu } from './incoming.ts';
 import type { IncomingQemu } from './incoming/incoming-qemu.ts';
+import { openReplicas } from './incoming/replica-files.ts';
 import { refusalsOnBackup } from './profile/backup-check.ts';
 import { incomingCommandLine } from './profile/command-line.ts';
 import type { QemuMapping } from './profile/mapping.ts';
@@ -23,6 +24,8 @@ export interface PrepareQemuOptions {
   readonly mapping?: QemuMapping;
   /** On tmpfs or hugetlbfs; ordinary memory without a file when left out. */
   readonly ramDirectory?: string;
+  /** What the operator of this host says becomes of the disks. */
+  readonly diskMode: DiskMode;
 }
 
 /**
@@ -32,14 +35,17 @@ export interface PrepareQemuOptions {
  */
 export async function prepareQemu(options: PrepareQemuOptions): Promise<IncomingQemu> {
   const { descriptor, directory, binary, mapping, ramDirectory } = options;
+  const { diskMode } = descriptor;
   const profile = readProfile(descriptor);
   const ours = {
     directory,
+    diskMode,
     ...(binary !== undefined && { binary }),
     ...(mapping !== undefined && { mapping }),
   };
   const refusals = await refusalsOnBackup(profile, {
     ...ours,
+    diskModeHere: options.diskMode,
     ramDirectory: ramDirectory ?? DEFAULT_RAM_DIRECTORY,
   });
   // Memory without a file is not bounded by any tmpfs; whether it fits is checked when it is made.
@@ -47,13 +53,22 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
     ({ code }) => code !== 'memory-room' || ramDirectory !== undefined,
   );
   refuseIfAny(descriptor.name, against);
-  return await prepareIncomingQemu({
-    descriptor,
-    directory,
-    ...(ramDirectory !== undefined && { ramDirectory }),
-    commandLine: ({ qmpPath, ramPaths }) =>
-      incomingCommandLine(profile, { ...ours, qmpPath, ram: byBackend(profile, ramPaths) }),
-  });
+  const noRam = Object.fromEntries(profile.memory.map(({ backendId }) => [backendId, '/dev/null']));
+  const { disks } = incomingCommandLine(profile, { ...ours, qmpPath: '', ram: noRam });
+  const replicas = openReplicas(profile, disks, descriptor);
+  try {
+    return await prepareIncomingQemu({
+      descriptor,
+      directory,
+      replicas,
+      ...(ramDirectory !== undefined && { ramDirectory }),
+      commandLine: ({ qmpPath, ramPaths }) =>
+        incomingCommandLine(profile, { ...ours, qmpPath, ram: byBackend(profile, ramPaths) }),
+    });
+  } catch (error) {
+    for (const replica of replicas) replica.close();
+    throw error;
+  }
 }
 
 function readProfile(descriptor: GuestDescriptor): QemuProfile {

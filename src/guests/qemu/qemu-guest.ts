@@ -12,7 +12,15 @@
  */
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
-import type { Guest, GuestDescriptor, GuestLoss, PauseReport, RamBlock } from '../guest.ts';
+import type {
+  Guest,
+  GuestDescriptor,
+  GuestLoss,
+  MachineDisks,
+  MachineMonitor,
+  PauseReport,
+  RamBlock,
+} from '../guest.ts';
 import { endProcess, hasEndedWithin, processStartTime } from '../process.ts';
 import type { Guardian } from './guardian.ts';
 import { ask } from './qmp/commands.ts';
@@ -39,6 +47,7 @@ export interface QemuGuestParts {
   readonly qmp: QmpClient;
   readonly pid: number;
   readonly descriptor: GuestDescriptor;
+  readonly disks: MachineDisks;
   readonly blocks: readonly RamBlock[];
   readonly guardian: Guardian;
   readonly stateFile: StateFile;
@@ -52,8 +61,9 @@ export class QemuGuest implements Guest {
   readonly descriptor: GuestDescriptor;
   readonly pid: number;
   readonly blocks: readonly RamBlock[];
-  /** Mirroring the disk and holding the network's output are rooms of their own. */
-  readonly disk = null;
+  readonly disks: MachineDisks;
+  /** Mirroring the disks and holding the network's output are rooms of their own, which use this. */
+  readonly monitor: MachineMonitor;
   readonly netSocketPath = null;
   readonly trackerSocketPath = null;
   readonly #parts: QemuGuestParts;
@@ -74,6 +84,8 @@ export class QemuGuest implements Guest {
     this.#parts = parts;
     this.descriptor = parts.descriptor;
     this.pid = parts.pid;
+    this.disks = parts.disks;
+    this.monitor = parts.qmp;
     this.blocks = parts.blocks;
     this.#isRunning = parts.isRunning;
     this.#startTime = processStartTime(parts.pid);

@@ -77,6 +77,7 @@ export class IncomingSim implements IncomingGuest {
   readonly pid: number;
   readonly controlPath: string;
   readonly netSocketPath: string;
+  readonly disks: IncomingGuest['disks'];
   /** The memory behind block 0, mapped in this thread. */
   readonly ram: Memory;
   /** The disk's memory: replicated disk writes go in here. */
@@ -93,6 +94,7 @@ export class IncomingSim implements IncomingGuest {
     this.netSocketPath = `${parts.machine.socketPath}.net`;
     this.ram = parts.ram;
     this.disk = parts.disk;
+    this.disks = [{ id: 0, fd: parts.disk.fd, bytes: parts.disk.bytes }];
     this.blocks = [{ id: 0, fd: parts.ram.fd, bytes: parts.ram.bytes }];
     void this.#watch(parts.machine);
   }

@@ -101,7 +101,8 @@ export function describeSim(info: SimInfo, name: string): GuestDescriptor {
     kind: 'sim',
     name,
     blocks: [{ id: 0, name: 'ram', bytes: info.memoryBytes }],
-    diskBytes: info.diskBytes,
+    disks: [{ id: 0, name: 'disk', bytes: info.diskBytes }],
+    diskMode: 'replicate',
     profile: { ...profile },
   };
 }
@@ -117,11 +118,15 @@ export function readSimDescriptor(descriptor: GuestDescriptor): {
 } {
   const profile = profileSchema.safeParse(descriptor.profile);
   const [ram, ...others] = descriptor.blocks;
+  const [disk, ...otherDisks] = descriptor.disks;
   if (
     descriptor.kind !== 'sim' ||
     ram === undefined ||
     ram.id !== 0 ||
     others.length > 0 ||
+    disk?.id !== 0 ||
+    otherDisks.length > 0 ||
+    descriptor.diskMode !== 'replicate' ||
     !profile.success
   ) {
     throw new RomulusError(
@@ -134,5 +139,5 @@ export function readSimDescriptor(descriptor: GuestDescriptor): {
       },
     );
   }
-  return { memoryBytes: ram.bytes, diskBytes: descriptor.diskBytes, profile: profile.data };
+  return { memoryBytes: ram.bytes, diskBytes: disk.bytes, profile: profile.data };
 }

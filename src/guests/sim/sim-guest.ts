@@ -12,7 +12,7 @@ import type {
   Guest,
   GuestDescriptor,
   GuestLoss,
-  MachineDisk,
+  MachineDisks,
   PauseReport,
   RamBlock,
   SuspendReport,
@@ -49,7 +49,8 @@ export class SimGuest implements Guest {
   readonly blocks: readonly RamBlock[];
   readonly socketPath: string;
   readonly netSocketPath: string;
-  readonly disk: MachineDisk;
+  readonly disks: MachineDisks & { readonly kind: 'socket' };
+  readonly monitor = null;
   /** Where the machine reports dirty pages itself; null unless it runs with `--tracker mprotect`. */
   readonly trackerSocketPath: string | null;
   readonly #control: SimControl;
@@ -66,7 +67,8 @@ export class SimGuest implements Guest {
     this.#startTime = processStartTime(info.pid);
     this.socketPath = control.socketPath;
     this.netSocketPath = `${control.socketPath}.net`;
-    this.disk = {
+    this.disks = {
+      kind: 'socket',
       bytes: info.diskBytes,
       socketPath: `${control.socketPath}.disk`,
       imagePath: `/proc/${info.pid}/fd/${info.diskFd}`,

@@ -183,7 +183,8 @@ function descriptorOf(learnt: Learnt): GuestDescriptor {
     kind: 'qemu',
     name: 'captured',
     blocks,
-    diskBytes: 0,
+    disks: [],
+    diskMode: 'replicate',
     profile: {
       configuration: Buffer.from(learnt.configuration).toString('base64'),
       ramBlocks: blocks.map(({ id, name, bytes }) => ({

@@ -36,7 +36,7 @@ async function start(options: GuestOptions = {}): Promise<RunningGuest> {
 }
 
 async function attach(machine: RunningGuest): Promise<QemuGuest> {
-  const guest = await attachQemu({ qmpPath: machine.qmpPath });
+  const guest = await attachQemu({ qmpPath: machine.qmpPath, diskMode: 'none' });
   cleanups.push(() => guest.detach());
   return guest;
 }

@@ -41,7 +41,7 @@ async function prepare(guest: SimGuest): Promise<IncomingSim> {
 function copyImages(guest: SimGuest, incoming: IncomingSim): void {
   const pairs = [
     [guest.blocks[0]?.sharedPath, incoming.ram],
-    [guest.disk.imagePath, incoming.disk],
+    [guest.disks.imagePath, incoming.disk],
   ] as const;
   for (const [path, target] of pairs) {
     if (typeof path !== 'string') throw new Error('no path');
@@ -59,7 +59,8 @@ describe('SimGuest', () => {
     expect(guest.descriptor).toMatchObject({
       kind: 'sim',
       blocks: [{ id: 0, name: 'ram', bytes: 16 * MIB }],
-      diskBytes: 16 * MIB,
+      disks: [{ id: 0, name: 'disk', bytes: 16 * MIB }],
+      diskMode: 'replicate',
       profile: { workload: 'stream', seed: '18446744073709551615', rate: 20_000 },
     });
     const report = await guest.suspend();

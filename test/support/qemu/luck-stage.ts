@@ -43,6 +43,14 @@ interface Ports {
   readonly ask: ControlLine;
 }
 
+/** How a node is started. */
+export interface NodeOptions {
+  readonly extra?: readonly string[];
+  readonly stateDir?: string;
+  /** Where the replicas of disks are, by the disks' names. */
+  readonly drives?: Readonly<Record<string, string>>;
+}
+
 /** A command that ran to its end. */
 export interface Ended {
   readonly code: number;
@@ -158,11 +166,7 @@ export class LuckStage {
   }
 
   /** The words of `romulus protect` or `romulus backup` on that side. */
-  nodeArgs(
-    side: Side,
-    role: 'protect' | 'backup',
-    options: { readonly extra?: readonly string[]; readonly stateDir?: string } = {},
-  ): string[] {
+  nodeArgs(side: Side, role: 'protect' | 'backup', options: NodeOptions = {}): string[] {
     const [own, other] = side === 'a' ? this.#links : this.#links.toReversed();
     const mapping = this.path(`mapping-${side}.json`);
     const backend = (port: SerialLine): string => `socket,path=${port.path},server=off`;
@@ -171,6 +175,7 @@ export class LuckStage {
       mapping,
       JSON.stringify({
         chardevs: { [CONSOLE_ID]: backend(console), [CONTROL_ID]: backend(control) },
+        drives: options.drives ?? {},
         extraArgs: ['-qmp', `unix:${this.path(`user-${side}.qmp`)},server=on,wait=off`],
       }),
     );
@@ -190,11 +195,7 @@ export class LuckStage {
   }
 
   /** Starts a node of the built program. */
-  startNode(
-    side: Side,
-    role: 'protect' | 'backup',
-    options: { readonly extra?: readonly string[]; readonly stateDir?: string } = {},
-  ): NodeProcess {
+  startNode(side: Side, role: 'protect' | 'backup', options: NodeOptions = {}): NodeProcess {
     this.#nodeCount += 1;
     return new NodeProcess(this.stage, {
       name: `node-${side}-${this.#nodeCount}`,

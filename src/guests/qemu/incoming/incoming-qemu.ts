@@ -24,6 +24,7 @@ import { checkDeviceState, deviceSectionsOf } from '../stream/device-state.ts';
 import { ramSection, streamHead, streamTail } from '../stream/writer.ts';
 import type { BackupBlock } from './backup-memory.ts';
 import type { BackupProcess } from './backup-process.ts';
+import type { Replica } from './replica-files.ts';
 import { SmallBlockFeed } from './small-block-feed.ts';
 
 /** How long loading the device state may take, milliseconds. */
@@ -59,6 +60,7 @@ export interface IncomingParts {
   /** The configuration section that the primary sent. */
   readonly configuration: Uint8Array;
   readonly controlPath: string;
+  readonly replicas: readonly Replica[];
   /** Removes what stands in the file system. */
   readonly cleanUp: () => Promise<void>;
 }
@@ -99,8 +101,8 @@ export class IncomingQemu {
   readonly pid: number;
   readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   readonly controlPath: string;
-  /** Disk and net of QEMU are not replicated yet. */
-  readonly disk: null = null;
+  readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  /** The net of QEMU is not replicated yet. */
   readonly netSocketPath: null = null;
   readonly #parts: IncomingParts;
   readonly #feed: SmallBlockFeed;
@@ -117,6 +119,7 @@ export class IncomingQemu {
     this.pid = parts.process.pid;
     this.controlPath = parts.controlPath;
     this.blocks = parts.blocks.map(({ id, bytes, memory }) => ({ id, bytes, fd: memory.fd }));
+    this.disks = parts.replicas.map(({ id, fd, bytes }) => ({ id, fd, bytes }));
     this.#feed = new SmallBlockFeed(parts.smallBlocks);
     parts.process.onEnd((how) => {
       if (this.#state !== 'waiting') return;
@@ -200,6 +203,8 @@ export class IncomingQemu {
     if (this.#nicenessBefore !== null) tryNiceness(this.pid, this.#nicenessBefore);
     // QEMU serves one client on a socket: whoever attaches next needs it.
     monitor.close();
+    // From now on the disks are the machine's alone.
+    for (const replica of this.#parts.replicas) replica.close();
     return new StartedQemu(process, { readyMs, runningMs, pageCount: pages.length });
   }
 
@@ -216,6 +221,7 @@ export class IncomingQemu {
       await cleanUp();
     }
     for (const { memory } of blocks) memory.close();
+    for (const replica of this.#parts.replicas) replica.close();
   }
 
   #feedSome(): void {

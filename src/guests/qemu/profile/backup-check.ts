@@ -6,11 +6,13 @@
 import { constants } from 'node:fs';
 import { access, readFile, statfs } from 'node:fs/promises';
 import { RomulusError } from '../../../base/errors.ts';
+import type { DiskMode } from '../../guest.ts';
+import { filesOfDisks, refusalOfForeign, refusalOfReplica } from '../incoming/replica-files.ts';
 import { ask, ifKnown } from '../qmp/commands.ts';
 import type { QemuVersion } from '../qmp/messages.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { parseArgv } from './argv.ts';
-import { type IncomingOptions, incomingCommandLine } from './command-line.ts';
+import { type IncomingCommand, type IncomingOptions, incomingCommandLine } from './command-line.ts';
 import { missingFeatures, readFeatureWords } from './cpu.ts';
 import type { QemuMappingInput } from './mapping.ts';
 import type { MappingProblem } from './places.ts';
@@ -23,6 +25,9 @@ export interface BackupFacilities {
   /** The QEMU to start; as for `incomingCommandLine`. */
   readonly binary?: IncomingOptions['binary'];
   readonly mapping?: QemuMappingInput;
+  /** As the primary says; `diskModeHere` must agree. */
+  readonly diskMode: DiskMode;
+  readonly diskModeHere: DiskMode;
   /** Where the machine's sockets and files will be. */
   readonly directory: string;
   /** Where its RAM will be, on tmpfs or hugetlbfs. */
@@ -60,7 +65,9 @@ export async function refusalsOnBackup(
     // What the source should have refused is refused here as well.
     ...refusalsOf(profile),
     ...mappingRefusals(profile, facilities),
+    ...modeRefusals(facilities),
     ...(await fileRefusals(profile, facilities)),
+    ...(await diskRefusals(profile, facilities)),
     ...(await hugepageRefusals(profile, facilities)),
     ...(await roomRefusals(profile, facilities)),
   ];
@@ -191,17 +198,47 @@ async function fileRefusals(
   return refusals;
 }
 
+/** Who runs this host must have agreed to what becomes of the disks. */
+function modeRefusals({ diskMode, diskModeHere }: BackupFacilities): Refusal[] {
+  if (diskMode === diskModeHere) return [];
+  return [
+    {
+      code: 'disk-mode',
+      what: `--disk ${diskModeHere}`,
+      why: `the primary was started with --disk ${diskMode}`,
+      remedy: 'Start both nodes with the same --disk.',
+    },
+  ];
+}
+
+async function diskRefusals(
+  profile: QemuProfile,
+  facilities: BackupFacilities,
+): Promise<Refusal[]> {
+  const made = commandLine(profile, facilities);
+  if ('problems' in made) return [];
+  const { files, foreign } = filesOfDisks(profile, made.disks, facilities.diskMode);
+  const refusals = await Promise.all([
+    ...files.map((file) => refusalOfReplica(file)),
+    ...foreign.map((path) => refusalOfForeign(path)),
+  ]);
+  return refusals.filter((refusal) => refusal !== null);
+}
+
 function commandLine(
   profile: QemuProfile,
   facilities: BackupFacilities,
-): { readonly neededFiles: readonly string[] } | { readonly problems: readonly MappingProblem[] } {
-  const { binary, mapping, directory } = facilities;
+):
+  | Pick<IncomingCommand, 'neededFiles' | 'disks'>
+  | { readonly problems: readonly MappingProblem[] } {
+  const { binary, mapping, directory, diskMode } = facilities;
   const ram = Object.fromEntries(profile.memory.map(({ backendId }) => [backendId, '/dev/null']));
   try {
     return incomingCommandLine(profile, {
       qmpPath: `${directory}/qmp`,
       ram,
       directory,
+      diskMode,
       ...(binary === undefined ? {} : { binary }),
       ...(mapping === undefined ? {} : { mapping }),
     });

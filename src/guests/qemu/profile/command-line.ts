@@ -8,6 +8,7 @@
  */
 import { assert, unreachable } from '../../../base/assert.ts';
 import { RomulusError } from '../../../base/errors.ts';
+import type { DiskMode } from '../../guest.ts';
 import { addedArguments } from './added.ts';
 import { Arguments, IMPLIED_KEYS } from './arguments.ts';
 import { parseArgv, type QemuOption } from './argv.ts';
@@ -16,7 +17,7 @@ import { mapBlockdevs, mapDrive, mapDriveFile } from './drives.ts';
 import { type QemuMappingInput, qemuMappingSchema } from './mapping.ts';
 import { mapNetdev } from './netdevs.ts';
 import { ruleOf } from './option-rules.ts';
-import { Places } from './places.ts';
+import { type PlacedDisk, Places } from './places.ts';
 import { RamBackends } from './ram-backends.ts';
 import type { QemuProfile } from './profile.ts';
 import { mapDevice, unnamedPlaces } from './devices.ts';
@@ -33,6 +34,7 @@ export interface IncomingOptions {
   /** The file of each memory backend, by the backend's id; `profile.memory` lists them. */
   readonly ram: Readonly<Record<string, string>>;
   readonly mapping?: QemuMappingInput;
+  readonly diskMode: DiskMode;
   /** Where sockets and files of the machine's own move. */
   readonly directory: string;
 }
@@ -43,6 +45,8 @@ export interface IncomingCommand {
   readonly args: string[];
   /** Files that QEMU reads and nobody makes. */
   readonly neededFiles: readonly string[];
+  /** Where its writable disks are. */
+  readonly disks: readonly PlacedDisk[];
 }
 
 /**
@@ -63,13 +67,18 @@ export function incomingCommandLine(
       { remedy: 'Correct the key; docs/QEMU.md lists them.' },
     );
   }
-  const places = new Places(mapping, options.directory, profile.workingDirectory);
+  const places = new Places(mapping, options.directory, profile.workingDirectory, options.diskMode);
   const args = new CommandLine(profile, options, places).build();
   if (places.problems.length > 0) throw unmappedError(places);
   const binary = typeof options.binary === 'string' ? [options.binary] : options.binary;
   const [command, ...launch] = binary ?? profile.qemu.launcher;
   assert(command !== undefined, 'a launcher has at least a program');
-  return { command, args: [...launch, ...args], neededFiles: [...new Set(places.neededFiles)] };
+  return {
+    command,
+    args: [...launch, ...args],
+    neededFiles: [...new Set(places.neededFiles)],
+    disks: places.disks,
+  };
 }
 
 function unmappedError({ problems }: Places): RomulusError {
@@ -207,7 +216,7 @@ class CommandLine {
         this.#drive(opened());
         return;
       case 'drive-file':
-        this.#push(name, mapDriveFile(name, value, this.#profile, this.#places));
+        this.#args.push(...mapDriveFile(name, value, this.#profile, this.#places));
         return;
       case 'blockdev': {
         const node = this.#blockdevs.get(option);

@@ -1,12 +1,14 @@
 /**
  * Disks on the backup. A writable one must be mapped to its copy here, because running on the
- * source's own file, or on a stale one, would ruin it. What is only read keeps its path unless
- * mapped, and must be there.
+ * source's own file, or on a stale one, would ruin it; with shared storage it is the same file. The
+ * replica of a mirrored disk is raw, whatever the source's is. What is only read keeps its path
+ * unless mapped, and must be there.
  */
 import { Arguments } from './arguments.ts';
 import { entryOf } from './mapping.ts';
 import type { Places } from './places.ts';
-import type { QemuProfile } from './profile.ts';
+import type { ProfileDrive, QemuProfile } from './profile.ts';
+import { replicatedDrives } from './replicated-drives.ts';
 
 /** Block drivers with nothing behind them. */
 const NOTHING_BEHIND: ReadonlySet<string> = new Set(['null-co', 'null-aio']);
@@ -44,9 +46,11 @@ export function mapDrive(drive: Arguments, profile: QemuProfile, places: Places)
   const isReadOnly =
     drive.get('media') === 'cdrom' || drive.isOn('readonly', drive.isOn('read-only'));
   const name = names.find((candidate) => candidate !== '' && !candidate.startsWith('#'));
-  const path = place(file, here?.path, isReadOnly, argument, name, places);
-  drive.set(key, path);
-  if (here?.format !== undefined && here.format !== null) drive.set('format', here.format);
+  drive.set(key, placed(file, { here, isReadOnly, argument, name, names }, places));
+  if (known !== undefined && isReplicated(known, profile, places)) {
+    checkRaw(here, argument, name, places);
+    makeRaw(drive, 'format');
+  } else if (here?.format !== undefined && here.format !== null) drive.set('format', here.format);
   return drive;
 }
 
@@ -56,26 +60,80 @@ export function mapDriveFile(
   file: string,
   profile: QemuProfile,
   places: Places,
-): string {
+): string[] {
   const known = profile.drives.find(
     (entry) => entry.file === file || entry.file.endsWith(`/${file}`),
   );
-  const here = replacementFor([option, known?.id ?? '', known?.nodeName ?? ''], places);
+  const names = [option, known?.id ?? '', known?.nodeName ?? ''];
+  const here = replacementFor(names, places);
   const isReadOnly = option === 'cdrom' || known?.isReadOnly === true;
-  return place(file, here?.path, isReadOnly, `-${option} ${file}`, known?.id, places);
+  const argument = `-${option} ${file}`;
+  const path = placed(file, { here, isReadOnly, argument, name: known?.id, names }, places);
+  const [, bus, unit = ''] = /^(hd|fd)([a-d])$/.exec(option) ?? [];
+  const isOurs = known !== undefined && isReplicated(known, profile, places);
+  if (!isOurs || bus === undefined) return [`-${option}`, path];
+  checkRaw(here, argument, known.id, places);
+  // Said, not guessed: QEMU protects the first sector of what it takes for raw by itself.
+  const place = bus === 'hd' ? 'media=disk' : 'if=floppy';
+  const drive = Arguments.parse(`${place},index=${'abcd'.indexOf(unit)},format=raw`);
+  drive.set('file', path);
+  return ['-drive', String(drive)];
 }
 
-function place(
-  file: string,
-  replacement: string | undefined,
-  isReadOnly: boolean,
+function isReplicated(drive: ProfileDrive, profile: QemuProfile, places: Places): boolean {
+  return places.diskMode === 'replicate' && replicatedDrives(profile).includes(drive);
+}
+
+function checkRaw(
+  here: Replacement | undefined,
   argument: string,
   name: string | undefined,
   places: Places,
+): void {
+  if (here?.format === 'qcow2')
+    places.refuse(argument, 'the replica of a disk is raw', `drives.${name ?? ''}.format`);
+}
+
+/** Settings that other formats have and raw has not. */
+const OTHER_FORMATS = [
+  'backing',
+  'cache-clean-interval',
+  'cache-size',
+  'data-file',
+  'discard-no-unref',
+  'encrypt',
+  'key-secret',
+  'l2-cache-entry-size',
+  'l2-cache-size',
+  'lazy-refcounts',
+  'overlap-check',
+  'pass-discard-other',
+  'pass-discard-request',
+  'pass-discard-snapshot',
+  'refcount-cache-size',
+];
+
+function makeRaw(node: Arguments, key: 'format' | 'driver'): void {
+  node.set(key, 'raw');
+  for (const name of OTHER_FORMATS) node.delete(name);
+}
+
+function placed(
+  file: string,
+  known: {
+    readonly here: Replacement | undefined;
+    readonly isReadOnly: boolean;
+    readonly argument: string;
+    readonly name: string | undefined;
+    readonly names: readonly string[];
+  },
+  places: Places,
 ): string {
-  const mapped = replacement ?? places.mapped(file);
+  const { here, isReadOnly, argument, name, names } = known;
+  const mapped = here?.path ?? places.mapped(file);
   if (mapped !== undefined) {
-    places.neededFiles.push(mapped);
+    if (isReadOnly) places.neededFiles.push(mapped);
+    else places.disks.push({ path: mapped, names });
     return mapped;
   }
   if (file === '' || NOTHING_BEHIND.has(file.replace(/:.*/, ''))) return file;
@@ -86,6 +144,11 @@ function place(
   }
   const isRemote = /^[a-z][a-z0-9+.-]+:/.test(file) && !file.startsWith('file:');
   if (isReadOnly) return isRemote ? file : places.readable(file.replace(/^file:/, ''));
+  if (places.diskMode === 'shared') {
+    const path = isRemote ? file : places.absolute(file.replace(/^file:/, ''));
+    if (!isRemote) places.disks.push({ path, names });
+    return path;
+  }
   places.refuse(argument, 'a writable disk needs its copy here', key);
   return file;
 }
@@ -106,7 +169,8 @@ export function mapBlockdevs(
       const key = `${prefix}filename`;
       const file = node.get(key);
       if (file === undefined) {
-        if (prefix === '' && isRemoteDriver(driver) && !node.isOn('read-only')) {
+        const isShared = places.diskMode === 'shared';
+        if (prefix === '' && isRemoteDriver(driver) && !node.isOn('read-only') && !isShared) {
           places.refuse(
             `-blockdev ${String(node)}`,
             `'${driver}' would be shared by both`,
@@ -120,13 +184,17 @@ export function mapBlockdevs(
       const isReadOnly =
         node.isOn('read-only') ||
         nodes.some((other) => other.get('file') === name && other.isOn('read-only'));
-      node.set(key, place(file, here?.path, isReadOnly, `-blockdev ${String(node)}`, name, places));
+      const argument = `-blockdev ${String(node)}`;
+      node.set(key, placed(file, { here, isReadOnly, argument, name, names }, places));
       if (here !== undefined && driver !== 'file') node.set(`${prefix}driver`, 'file');
-      if (here?.format === undefined || here.format === null) continue;
+      const replicated = users.some((user) => isReplicated(user, profile, places));
+      if (replicated) checkRaw(here, argument, name, places);
+      const format = replicated ? 'raw' : (here?.format ?? null);
+      if (format === null) continue;
       const formats = prefix === '' ? nodes.filter((other) => other.get('file') === name) : [node];
-      for (const format of formats) {
-        format.set('driver', here.format);
-        if (here.format === 'raw') format.delete('backing');
+      for (const layer of formats) {
+        if (format === 'raw') makeRaw(layer, 'driver');
+        else layer.set('driver', format);
       }
     }
   }
@@ -149,13 +217,21 @@ export function addedDrive(name: string, profile: QemuProfile, places: Places): 
     places.refuse(argument, 'a plugged disk needs its copy here', `drives.${name}`);
     return [];
   }
-  places.neededFiles.push(here.path);
-  const node = Arguments.of('driver', here.format ?? known?.format ?? 'raw', {
-    'node-name': name,
-    'read-only': known?.isReadOnly === true ? 'on' : 'off',
-    'file.driver': 'file',
-    'file.filename': here.path,
-  });
+  const isReadOnly = known?.isReadOnly === true;
+  if (isReadOnly) places.neededFiles.push(here.path);
+  else places.disks.push({ path: here.path, names: [name] });
+  const replicated = known !== undefined && isReplicated(known, profile, places);
+  if (replicated) checkRaw(here, `the disk '${name}'`, name, places);
+  const node = Arguments.of(
+    'driver',
+    replicated ? 'raw' : (here.format ?? known?.format ?? 'raw'),
+    {
+      'node-name': name,
+      'read-only': isReadOnly ? 'on' : 'off',
+      'file.driver': 'file',
+      'file.filename': here.path,
+    },
+  );
   return ['-blockdev', String(node)];
 }
 

@@ -3,6 +3,7 @@
  * cannot be mapped is gathered, so that it can be told at once.
  */
 import { basename, isAbsolute, join } from 'node:path';
+import type { DiskMode } from '../../guest.ts';
 import { entryOf, type QemuMapping } from './mapping.ts';
 
 /** Longest path of a unix socket. */
@@ -17,17 +18,32 @@ export interface MappingProblem {
   readonly key: string;
 }
 
+/** A file here that holds a writable disk of the machine, and the names of that disk. */
+export interface PlacedDisk {
+  readonly path: string;
+  readonly names: readonly string[];
+}
+
 /** Places for paths, and what has none. */
 export class Places {
   readonly mapping: QemuMapping;
   readonly problems: MappingProblem[] = [];
   /** Files that QEMU will read and nobody makes: they must be there. */
   readonly neededFiles: string[] = [];
+  /** Where writable disks go; who makes their files, if anybody, depends on the mode. */
+  readonly disks: PlacedDisk[] = [];
+  readonly diskMode: DiskMode;
   readonly #directory: string;
   readonly #workingDirectory: string;
   readonly #taken = new Set<string>();
 
-  constructor(mapping: QemuMapping, directory: string, workingDirectory: string) {
+  constructor(
+    mapping: QemuMapping,
+    directory: string,
+    workingDirectory: string,
+    diskMode: DiskMode,
+  ) {
+    this.diskMode = diskMode;
     this.mapping = mapping;
     this.#directory = directory;
     this.#workingDirectory = workingDirectory;
@@ -41,12 +57,12 @@ export class Places {
   /** Where `files` of the mapping says that a path is, undefined when it says nothing. */
   mapped(path: string): string | undefined {
     const { files } = this.mapping;
-    return entryOf(files, path) ?? entryOf(files, this.#absolute(path));
+    return entryOf(files, path) ?? entryOf(files, this.absolute(path));
   }
 
   /** The path of a file that is only read: the same as there unless mapped. */
   readable(path: string): string {
-    const here = this.mapped(path) ?? this.#absolute(path);
+    const here = this.mapped(path) ?? this.absolute(path);
     this.neededFiles.push(here);
     return here;
   }
@@ -68,7 +84,8 @@ export class Places {
     return here;
   }
 
-  #absolute(path: string): string {
+  /** A path of the source's, from its root. */
+  absolute(path: string): string {
     return isAbsolute(path) ? path : join(this.#workingDirectory, path);
   }
 }

@@ -138,6 +138,8 @@ export const qemuProfileSchema = z.object({
 export type QemuProfile = z.infer<typeof qemuProfileSchema>;
 /** A memory backend of the machine. */
 export type ProfileMemory = QemuProfile['memory'][number];
+/** A disk or another thing with blocks. */
+export type ProfileDrive = QemuProfile['drives'][number];
 /** A device of the machine. */
 export type ProfileDevice = QemuProfile['devices'][number];
 /** One word of CPU features. */

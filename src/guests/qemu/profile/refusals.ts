@@ -29,6 +29,12 @@ export type RefusalCode =
   | 'cpu-features'
   | 'hugepages'
   | 'memory-room'
+  | 'disk-job'
+  | 'disk-encrypted'
+  | 'disk-size'
+  | 'disk-access'
+  | 'disk-room'
+  | 'disk-mode'
   | 'mapping'
   | 'file';
 

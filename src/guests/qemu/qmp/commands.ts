@@ -49,6 +49,7 @@ export const replies = {
     }),
   ),
   'query-named-block-nodes': z.array(z.object({ 'node-name': z.string().optional() })),
+  'query-block-jobs': z.array(z.object({ device: z.string() })),
   'query-chardev': z.array(z.object({ label: z.string(), filename: z.string() })),
   'query-tpm': z.array(z.object({ id: z.string() })),
   'query-balloon': z.object({ actual: count }),

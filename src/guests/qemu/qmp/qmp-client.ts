@@ -17,6 +17,7 @@
  */
 import { createConnection, type Socket } from 'node:net';
 import type { RomulusError } from '../../../base/errors.ts';
+import { descriptorOf } from '../../../native/descriptors.ts';
 import { socketPeer } from '../../../native/host.ts';
 import {
   heldError,
@@ -386,10 +387,4 @@ async function openSocket(path: string, timeoutMs: number): Promise<Socket> {
   }
   socket.removeAllListeners('error');
   return socket;
-}
-
-/** The socket's descriptor: Node has no public way to it, libuv's handle carries it. */
-function descriptorOf(socket: Socket): number {
-  const { _handle: handle } = socket as unknown as { _handle?: { fd?: unknown } | null };
-  return typeof handle?.fd === 'number' ? handle.fd : -1;
 }

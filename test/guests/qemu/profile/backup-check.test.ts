@@ -19,7 +19,12 @@ let facilities: BackupFacilities;
 
 beforeEach(() => {
   bench = new Bench();
-  facilities = { directory: bench.directory, ramDirectory: bench.directory };
+  facilities = {
+    directory: bench.directory,
+    ramDirectory: bench.directory,
+    diskMode: 'replicate',
+    diskModeHere: 'replicate',
+  };
 });
 afterEach(async () => {
   await bench.stop();

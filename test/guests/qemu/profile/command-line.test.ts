@@ -15,6 +15,7 @@ const OWN: IncomingOptions = {
   qmpPath: '/run/r/qmp',
   ram: { 'pc.ram': '/dev/shm/ram' },
   directory: '/run/r',
+  diskMode: 'none',
 };
 const TAIL = ' -display none -monitor none -qmp unix:/run/r/qmp,server=on,wait=off -incoming defer';
 const RAM =
@@ -154,7 +155,7 @@ describe('the command line of the backup', () => {
       extraArgs: ['-vnc', ':7'],
     };
     const changes = { ...netdevs('tap'), drives: [drive('d0', '/d')], blockNodes: ['p', 'f'] };
-    const { args, neededFiles } = incomingCommandLine(
+    const { args, neededFiles, disks } = incomingCommandLine(
       exampleProfile({ argv: given.split(' '), ...changes }),
       { ...OWN, mapping },
     );
@@ -167,7 +168,8 @@ describe('the command line of the backup', () => {
     expect(line).toContain('{"driver":"raw","node-name":"f","file":"p"}');
     expect(line).not.toContain('brandnew');
     expect(args.slice(-2)).toEqual(['-vnc', ':7']);
-    expect(neededFiles).toEqual(['/r,x', '/e', '/c']);
+    expect(neededFiles).toEqual(['/c']);
+    expect(disks.map(({ path }) => path)).toEqual(['/r,x', '/e']);
   });
 
   it('places what libvirt hands over as descriptors', () => {

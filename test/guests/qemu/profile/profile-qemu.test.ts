@@ -97,6 +97,7 @@ async function rebuild(
     qmpPath,
     ram,
     directory: bench.directory,
+    diskMode: 'none',
     ...(mapping === undefined ? {} : { mapping }),
     ...(binary === undefined ? {} : { binary }),
   });

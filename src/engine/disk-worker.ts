@@ -1,0 +1,135 @@
+/**
+ * The disk thread of a primary: serves the mirrors of a QEMU machine's disks and gathers their
+ * writes. QEMU's `stop` and every write of the guest wait for its replies, so it does nothing else:
+ * it neither sits in the pause nor suffers what the main thread is busy with.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import { type RomulusError, toRomulusError } from '../base/errors.ts';
+import type { DiskWrite, DiskZeros } from '../disks/disk.ts';
+import { ServerPulse, type WatchedServer } from '../disks/nbd/watchdog.ts';
+import {
+  attachQemuDisks,
+  type BasePieces,
+  type QemuDiskOptions,
+  type QemuDisks,
+} from '../disks/qemu-disk.ts';
+import { removeMirrors } from '../disks/qemu-mirror.ts';
+import { RelayedMonitor } from './monitor-relay.ts';
+import { serveThread, Transferred } from './thread-rpc.ts';
+
+type Settings = Omit<QemuDiskOptions, 'monitor' | 'epoch' | 'onLost' | 'onBase' | 'onConnection'>;
+
+export interface DiskBegin {
+  readonly monitor: MessagePort;
+  readonly server: WatchedServer;
+  readonly settings: Settings;
+}
+
+/** Which image a view of the disks is for. */
+export interface DiskTarget {
+  /** It holds the disks as of the end of this epoch; null: nothing of them. */
+  readonly since: number | null;
+  /** The epoch that will complete it. */
+  readonly epoch: number;
+}
+
+export type DiskEvent =
+  | { readonly kind: 'base' }
+  | { readonly kind: 'lost'; readonly error: ReturnType<RomulusError['toJSON']> };
+
+interface Begun {
+  readonly monitor: RelayedMonitor;
+  readonly pulse: ServerPulse;
+  readonly settings: Settings;
+}
+
+let begun: Begun | null = null;
+let disks: QemuDisks | null = null;
+
+function attached(): QemuDisks {
+  assert(disks !== null, 'disk thread used before open');
+  return disks;
+}
+
+/** Takes the monitor over, and removes what a predecessor left in the machine. */
+async function begin(request: DiskBegin): Promise<void> {
+  assert(begun === null, 'begun twice');
+  const monitor = new RelayedMonitor(request.monitor);
+  begun = { monitor, pulse: new ServerPulse(request.server), settings: request.settings };
+  await removeMirrors(monitor);
+}
+
+/** Opens a view of the disks for an image; gives the bytes it lacks. */
+async function open({ since, epoch }: DiskTarget): Promise<{ totalBytes: number }> {
+  assert(begun !== null, 'disk thread used before begin');
+  if (disks !== null && since !== null && disks.canResume(since))
+    return { totalBytes: disks.resume({ since, epoch }) };
+  await detach();
+  const { monitor, pulse, settings } = begun;
+  const mine = await attachQemuDisks({
+    ...settings,
+    monitor,
+    epoch,
+    onLost: (error) => {
+      emit({ kind: 'lost', error: error.toJSON() });
+    },
+    onBase: () => {
+      emit({ kind: 'base' });
+    },
+    onConnection: (disk, descriptor) => {
+      pulse.connection(disk, descriptor);
+    },
+  });
+  disks = mine;
+  return { totalBytes: mine.diskBytes };
+}
+
+async function nextBase(): Promise<Transferred<BasePieces>> {
+  const pieces = await attached().nextBase();
+  return new Transferred(pieces, buffersOf(pieces.chunks));
+}
+
+function take(request: {
+  epoch: number;
+  through: number;
+}): Transferred<readonly (DiskWrite | DiskZeros)[]> {
+  const writes = attached().take(request.epoch, request.through);
+  return new Transferred(writes, buffersOf(writes));
+}
+
+/** Nobody is given the writes from now on. */
+async function rest(): Promise<void> {
+  if (disks === null) return;
+  if (disks.isReady && disks.lost === null) disks.rest();
+  // A first copy that nobody takes is not gone on with.
+  else await detach();
+}
+
+/** Ends the mirrors. Idempotent. */
+async function detach(): Promise<void> {
+  const mine = disks;
+  disks = null;
+  try {
+    await mine?.detach();
+  } catch (error) {
+    // Its server is closed, so the mirrors end at the guest's next write, and who attaches next
+    // removes them. A machine that is gone needs no such thing.
+    emit({ kind: 'lost', error: toRomulusError(error).toJSON() });
+  }
+}
+
+function buffersOf(pieces: readonly { readonly data: Uint8Array | null }[]): ArrayBuffer[] {
+  const buffers = new Set<ArrayBuffer>();
+  for (const { data } of pieces)
+    if (data !== null && data.buffer instanceof ArrayBuffer) buffers.add(data.buffer);
+  return [...buffers];
+}
+
+const methods = { begin, open, nextBase, take, rest, detach };
+export type DiskMethods = typeof methods;
+const thread = serveThread(methods);
+
+function emit(event: DiskEvent): void {
+  thread.emit(event);
+}

@@ -1,0 +1,223 @@
+/**
+ * The main thread's end of the disk thread: views of a QEMU machine's disks, one for each image that
+ * is made, and the watchdog that frees the machine when that thread hangs.
+ *
+ * The mirrors outlive a view: between two of them, only where the machine writes is kept, so that the
+ * next image can be sent what it lacks. When the disks are lost (a mirror ended, the thread hung), the
+ * thread is given up, and the next view begins with another one and a whole first copy.
+ */
+import { rmSync } from 'node:fs';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import { fromErrorJson, type RomulusError } from '../base/errors.ts';
+import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.ts';
+import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
+import type { WantedDisk } from '../disks/qemu-disk.ts';
+import { bytesWaiting, makeCounter } from '../disks/write-log.ts';
+import { workerUrl } from '../native/worker-url.ts';
+import type { DiskBegin, DiskEvent, DiskMethods, DiskTarget } from './disk-worker.ts';
+import { ThreadClient } from './thread-rpc.ts';
+
+/** How long a disk thread that is given up may take to leave the machine clean, milliseconds. */
+const FAREWELL_MS = 2000;
+
+export interface MirroredDisksOptions {
+  readonly disks: readonly WantedDisk[];
+  readonly socketPath: string;
+  readonly owner?: { readonly uid: number; readonly gid: number };
+  readonly bytesPerSecondMax?: number;
+  /** Lets the machine's monitor be used through the port. */
+  readonly serveMonitor: (port: MessagePort) => Promise<void>;
+  /** The disks can no longer be followed. */
+  readonly onLost: (error: RomulusError) => void;
+}
+
+interface Thread {
+  readonly client: ThreadClient<DiskMethods, DiskEvent>;
+  readonly watchdog: DiskWatchdog;
+}
+
+/** Follows the disks of one QEMU for as long as a role lasts. */
+export class MirroredDisks {
+  /** Counts the writes, for whoever stops the machine. */
+  readonly counter: SharedArrayBuffer = makeCounter();
+  readonly #options: MirroredDisksOptions;
+  #thread: Thread | null = null;
+  #onBase: (() => void) | null = null;
+  #view: MirroredView | null = null;
+  /** The end of the thread before, which must not meddle with its successor's mirrors. */
+  #ending: Promise<void> = Promise.resolve();
+
+  constructor(options: MirroredDisksOptions) {
+    this.#options = options;
+  }
+
+  /** Bytes of writes that wait for their epoch. */
+  get waitingBytes(): number {
+    return bytesWaiting(this.counter);
+  }
+
+  /**
+   * Starts the thread, and removes what a predecessor left in the machine.
+   * @throws {RomulusError} ERR_DISK_MIRROR, and the monitor's own.
+   */
+  async start(): Promise<void> {
+    await this.#ending;
+    assert(this.#thread === null, 'the disk thread runs already');
+    const { port1, port2 } = new MessageChannel();
+    const server = makeWatchedServer();
+    const client = new ThreadClient<DiskMethods, DiskEvent>(
+      workerUrl('./disk-worker', import.meta.url),
+      {
+        name: 'disk',
+        onEvent: (event) => {
+          if (event.kind === 'base') this.#onBase?.();
+          else this.#lose(client, fromErrorJson(event.error));
+        },
+        onDeath: (error) => {
+          this.#lose(client, error);
+        },
+      },
+    );
+    const watchdog = new DiskWatchdog({
+      server,
+      onStall: (error) => {
+        this.#lose(client, error);
+      },
+    });
+    this.#thread = { client, watchdog };
+    const { disks, socketPath, owner, bytesPerSecondMax, serveMonitor } = this.#options;
+    const request: DiskBegin = {
+      monitor: port2,
+      server,
+      settings: {
+        disks,
+        socketPath,
+        counter: this.counter,
+        ...(owner !== undefined && { owner }),
+        ...(bytesPerSecondMax !== undefined && { bytesPerSecondMax }),
+      },
+    };
+    try {
+      await serveMonitor(port1);
+      await client.call('begin', request, [port2]);
+    } catch (error) {
+      await this.#giveUp();
+      throw error;
+    }
+  }
+
+  /**
+   * A view for one image; the one before is closed.
+   * @throws {RomulusError} ERR_DISK_MIRROR, ERR_DISK_SOCKET, ERR_DISK_READ, and the monitor's own.
+   */
+  async open(target: DiskTarget): Promise<SourceDisk> {
+    this.#view?.close();
+    if (this.#thread === null) await this.start();
+    const { client } = this.#mustRun();
+    const { totalBytes } = await client.call('open', target);
+    const view = new MirroredView(client, {
+      totalBytes,
+      untilBase: () =>
+        new Promise((resolve) => {
+          this.#onBase = resolve;
+        }),
+    });
+    this.#view = view;
+    return view;
+  }
+
+  /** Ends the mirrors and the thread. Idempotent. */
+  async close(): Promise<void> {
+    await this.#giveUp();
+  }
+
+  #mustRun(): Thread {
+    assert(this.#thread !== null, 'the disk thread runs');
+    return this.#thread;
+  }
+
+  /** What is heard of a thread that was given up already counts no more. */
+  #lose(client: Thread['client'], error: RomulusError): void {
+    if (this.#thread?.client !== client) return;
+    void this.#giveUp();
+    this.#options.onLost(error);
+  }
+
+  #giveUp(): Promise<void> {
+    const thread = this.#thread;
+    this.#thread = null;
+    this.#view?.end();
+    this.#view = null;
+    this.#onBase?.();
+    if (thread !== null) this.#ending = this.#endThread(thread);
+    return this.#ending;
+  }
+
+  async #endThread({ client, watchdog }: Thread): Promise<void> {
+    const late = new Promise<void>((resolve) => {
+      setTimeout(resolve, FAREWELL_MS).unref();
+    });
+    // A thread that cannot take leave of the machine is ended without.
+    await Promise.race([client.call('detach', undefined).catch(() => undefined), late]);
+    watchdog.stop();
+    await client.close();
+    rmSync(this.#options.socketPath, { force: true });
+  }
+}
+
+/** The disks, as one image is made of them. */
+class MirroredView implements SourceDisk {
+  readonly diskBytes: number;
+  readonly #client: Thread['client'];
+  readonly #untilBase: () => Promise<void>;
+  readonly #marks = new Map<number, number>();
+  #isClosed = false;
+
+  constructor(
+    client: Thread['client'],
+    options: { totalBytes: number; untilBase: () => Promise<void> },
+  ) {
+    this.#client = client;
+    this.diskBytes = options.totalBytes;
+    this.#untilBase = options.untilBase;
+  }
+
+  mark(epoch: number, diskWrites: number): void {
+    this.#marks.set(epoch, diskWrites);
+  }
+
+  async take(epoch: number): Promise<readonly (DiskWrite | DiskZeros)[]> {
+    const through = this.#marks.get(epoch);
+    assert(through !== undefined, `epoch ${epoch} was not marked on the disk`);
+    this.#marks.delete(epoch);
+    return await this.#client.call('take', { epoch, through });
+  }
+
+  async *readBase(): AsyncGenerator<DiskChunk> {
+    for (;;) {
+      // Asked for first: what is told while the answer is on its way must not be missed.
+      const untilBase = this.#untilBase();
+      const { chunks, next } = await this.#client.call('nextBase', undefined);
+      yield* chunks;
+      if (next === 'complete' || this.#isClosed) return;
+      if (next === 'waiting') await untilBase;
+    }
+  }
+
+  readWaiting(): AsyncGenerator<DiskChunk> {
+    return this.readBase();
+  }
+
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    // A thread that is gone has nobody to tell; its loss is told elsewhere.
+    this.#client.call('rest', undefined).catch(() => undefined);
+  }
+
+  /** The thread behind it is given up. */
+  end(): void {
+    this.#isClosed = true;
+  }
+}

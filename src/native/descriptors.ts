@@ -1,0 +1,49 @@
+/** System calls on descriptors that Node has no way to. */
+import type { Socket } from 'node:net';
+import { loadNative } from './load.ts';
+import { callNative } from './native-error.ts';
+
+interface DescriptorsNative {
+  duplicateDescriptor(fd: number): number;
+  closeDescriptor(fd: number): void;
+  shutDownSocket(fd: number): void;
+  punchHole(fd: number, offset: number, byteCount: number): boolean;
+}
+
+/** A socket's descriptor, which stays the socket's; -1 when it has none (any more). */
+export function descriptorOf(socket: Socket): number {
+  // Node has no public way to it; libuv's handle carries it.
+  const { _handle: handle } = socket as unknown as { _handle?: { fd?: unknown } | null };
+  return typeof handle?.fd === 'number' ? handle.fd : -1;
+}
+
+/**
+ * A second descriptor for the same open file or socket, to be closed by `closeDuplicate`.
+ * @throws {RomulusError} ERR_HOST_DESCRIPTOR.
+ */
+export function duplicate(fd: number): number {
+  return callNative(() => loadNative<DescriptorsNative>().duplicateDescriptor(fd));
+}
+
+/** Closes what `duplicate` gave; on any thread, whichever made it. */
+export function closeDuplicate(fd: number): void {
+  callNative(() => {
+    loadNative<DescriptorsNative>().closeDescriptor(fd);
+  });
+}
+
+/** Ends a connection in both directions, whoever else has descriptors of it. Done before: nothing. */
+export function shutDown(fd: number): void {
+  callNative(() => {
+    loadNative<DescriptorsNative>().shutDownSocket(fd);
+  });
+}
+
+/**
+ * Makes a stretch of a file read as zeros and take no room.
+ * @returns false where the file cannot have holes: write zeros then.
+ * @throws {RomulusError} ERR_HOST_DESCRIPTOR with `details.errno`.
+ */
+export function punchHole(fd: number, offset: number, byteCount: number): boolean {
+  return callNative(() => loadNative<DescriptorsNative>().punchHole(fd, offset, byteCount));
+}
