@@ -31,14 +31,23 @@ function refuse(flag: string, value: string, accepted: string): never {
  * Parses a duration such as `25ms`, `1.5s` or `10m` into milliseconds.
  * @throws {RomulusError} ERR_USAGE_VALUE when it is not one, or not above zero.
  */
-export function durationMs(flag: string): (value: string) => number {
-  const accepted = 'a duration above zero with its unit, such as 25ms, 1.5s, 10m or 1h';
+export function durationMs(flag: string, orElse = ''): (value: string) => number {
+  const accepted = `a duration above zero with its unit, such as 25ms, 1.5s, 10m or 1h${orElse}`;
   return (value) => {
     if (!DURATION.test(value)) refuse(flag, value, accepted);
     const parsed = ms(value as StringValue);
     if (!Number.isFinite(parsed) || parsed <= 0) refuse(flag, value, accepted);
     return parsed;
   };
+}
+
+/**
+ * Parses a duration, or `off`, which gives 0.
+ * @throws {RomulusError} ERR_USAGE_VALUE when it is neither.
+ */
+export function durationMsOrOff(flag: string): (value: string) => number {
+  const parse = durationMs(flag, ', or off');
+  return (value) => (value === 'off' ? 0 : parse(value));
 }
 
 /**

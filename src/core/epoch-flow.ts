@@ -15,6 +15,7 @@ import { HeldPromise } from './promise.ts';
 import type { Instance } from './register.ts';
 
 type Acknowledgement = Extract<PrimaryEvent, { kind: 'acknowledged' }>;
+type CheckpointTaken = Extract<PrimaryEvent, { kind: 'checkpointTaken' }>;
 type Promised = Extract<PrimaryEvent, { kind: 'promised' }>;
 
 export class EpochFlow {
@@ -24,11 +25,12 @@ export class EpochFlow {
   readonly #acknowledgeMs: number;
   #appliedEpoch: Epoch = NO_EPOCH;
   #skippedCount = 0;
+  #earlyCount = 0;
   /** When the partner last acknowledged more, or began to be waited for. */
   #progressAtMs = 0;
 
   constructor(options: PrimaryOptions) {
-    this.pacer = new EpochPacer(options.intervalMs, options.watermarks);
+    this.pacer = new EpochPacer(options);
     this.#commit = new OutputCommit(asEpoch(options.firstEpoch - 1));
     this.#held = new HeldPromise(options.promiseMargin);
     this.#acknowledgeMs = options.limits.acknowledgeMs;
@@ -54,6 +56,11 @@ export class EpochFlow {
     return this.#skippedCount;
   }
 
+  /** Checkpoints asked for before the interval's end, because output waited. */
+  get earlyCount(): number {
+    return this.#earlyCount;
+  }
+
   /** The instance whose promises count. */
   get promiser(): Instance | null {
     return this.#held.instance;
@@ -61,8 +68,11 @@ export class EpochFlow {
 
   /** When a next checkpoint may be taken, in milliseconds; null while none may. */
   get dueAtMs(): number | null {
-    if (this.#commit.unacknowledgedCount >= UNACKNOWLEDGED_EPOCHS_MAX) return null;
-    return this.pacer.dueAtMs;
+    const { unacknowledgedCount } = this.#commit;
+    if (unacknowledgedCount >= UNACKNOWLEDGED_EPOCHS_MAX) return null;
+    // On a link that still carries an epoch one more would only wait, and the output with it; nor
+    // does it ever come to a backlog this way.
+    return unacknowledgedCount === 0 ? this.pacer.dueOnFreeLinkAtMs : this.pacer.dueAtMs;
   }
 
   /** When the partner will have been silent too long about what it was sent; null: owes nothing. */
@@ -73,13 +83,16 @@ export class EpochFlow {
 
   /** A checkpoint is asked for; the number it will have. */
   ask(nowMs: number): Epoch {
+    const { dueAtMs } = this.pacer;
+    if (dueAtMs !== null && nowMs < dueAtMs) this.#earlyCount += 1;
     this.pacer.asked(nowMs);
     return asEpoch(this.#commit.takenEpoch + 1);
   }
 
-  take(epoch: Epoch, framesSent: number, nowMs: number): void {
+  /** The checkpoint asked for was taken. */
+  take({ epoch, framesSent, pauseMs }: CheckpointTaken, nowMs: number): void {
     assert(this.pacer.isCapturing, 'a checkpoint that was asked for');
-    this.pacer.answered();
+    this.pacer.answered(pauseMs);
     if (this.#commit.unacknowledgedCount === 0) this.#progressAtMs = nowMs;
     this.#commit.take(epoch, framesSent);
   }
@@ -143,6 +156,7 @@ export class EpochFlow {
   /** The guest goes on unprotected: no epoch taken so far is waited for, or sent again. */
   abandon(): PrimaryEffect {
     this.#commit.abandon();
+    this.pacer.outputLeft();
     return { kind: 'forgetEpochs', throughEpoch: this.#commit.takenEpoch };
   }
 }

@@ -6,6 +6,11 @@
  * falls to the low one. At the queue's limit no checkpoint is due at all. One checkpoint at a time:
  * the next is due only after the last was captured or skipped.
  *
+ * Output that waits ends an epoch early, so that whoever talks to the machine need not wait for the
+ * interval's end. Two bounds keep that from costing the machine too much: a least distance between
+ * checkpoints, which the operator sets, and the part of the time that the machine stands still. A
+ * third is the caller's business: it is asked for only on a link that has nothing left to carry.
+ *
  * Pure: is told the time, holds no timer.
  */
 import { assert } from '../base/assert.ts';
@@ -32,12 +37,31 @@ const CATCH_UP_FRACTION = 0.5;
 /** So many intervals may be made up for; what a longer standstill cost stays lost. */
 const CATCH_UP_INTERVALS_MAX = 20;
 
+/**
+ * Output that waits never makes the machine stand for more than this part of the time: the longer
+ * a pause lasts, the further apart they are. The interval itself is the operator's to choose.
+ */
+export const PAUSE_SHARE_MAX = 0.25;
+/** A shorter pause than the last moves what is expected of the next by this part of the difference. */
+const PAUSE_DECAY = 0.125;
+
 /** A backlog alone never makes an epoch longer than this, in milliseconds. */
 const STRETCHED_INTERVAL_MS_MAX = 10_000;
+
+export interface EpochPacerOptions {
+  readonly intervalMs: number;
+  /** Least distance of checkpoints that waiting output asks for; 0: it asks for none. */
+  readonly minIntervalMs: number;
+  readonly watermarks: QueueWatermarks;
+}
 
 export class EpochPacer {
   readonly #watermarks: QueueWatermarks;
   #intervalMs: number;
+  #minIntervalMs: number;
+  #isOutputWaiting = false;
+  /** How long a pause is expected to last: the longest of late. */
+  #pauseMs = 0;
   #stretch = 1;
   #queueBytes = 0;
   #askedAtMs = Number.NEGATIVE_INFINITY;
@@ -45,15 +69,20 @@ export class EpochPacer {
   #plannedAtMs = Number.NEGATIVE_INFINITY;
   #isCapturing = false;
 
-  constructor(intervalMs: number, watermarks: QueueWatermarks) {
+  constructor({ intervalMs, minIntervalMs, watermarks }: EpochPacerOptions) {
     const { lowBytes, highBytes, limitBytes } = watermarks;
     assert(lowBytes >= 0 && lowBytes < highBytes && highBytes < limitBytes, 'low < high < limit');
     this.#watermarks = watermarks;
     this.#intervalMs = checkedIntervalMs(intervalMs);
+    this.#minIntervalMs = checkedMinIntervalMs(minIntervalMs);
   }
 
   get intervalMs(): number {
     return this.#intervalMs;
+  }
+
+  get minIntervalMs(): number {
+    return this.#minIntervalMs;
   }
 
   get effectiveIntervalMs(): number {
@@ -85,9 +114,39 @@ export class EpochPacer {
     );
   }
 
+  /**
+   * When the next checkpoint is due if the link is free, in milliseconds: earlier than `dueAtMs`
+   * while output waits. Null while none can be.
+   */
+  get dueOnFreeLinkAtMs(): number | null {
+    const dueAtMs = this.dueAtMs;
+    const isEarly = this.#isOutputWaiting && this.#minIntervalMs > 0 && !this.isBacklogged;
+    if (dueAtMs === null || !isEarly) return dueAtMs;
+    const distanceMs = Math.max(this.#minIntervalMs, this.#pauseMs / PAUSE_SHARE_MAX);
+    return Math.min(dueAtMs, this.#askedAtMs + distanceMs);
+  }
+
   /** @throws {RangeError} unless positive and finite. */
   setInterval(intervalMs: number): void {
     this.#intervalMs = checkedIntervalMs(intervalMs);
+  }
+
+  /** @throws {RangeError} unless finite and not negative; 0: waiting output asks for nothing. */
+  setMinInterval(minIntervalMs: number): void {
+    this.#minIntervalMs = checkedMinIntervalMs(minIntervalMs);
+  }
+
+  /**
+   * Output waits for a checkpoint that was not asked for yet. Says nothing while one is being
+   * taken, which may cover it: to be said again afterwards if it did not.
+   */
+  outputWaiting(): void {
+    if (!this.#isCapturing) this.#isOutputWaiting = true;
+  }
+
+  /** What waited has left, or waits for nothing any more. */
+  outputLeft(): void {
+    this.#isOutputWaiting = false;
   }
 
   /** Takes note of the queue; true when that began or ended a backlog. */
@@ -102,6 +161,7 @@ export class EpochPacer {
   asked(nowMs: number): void {
     assert(!this.#isCapturing, 'one checkpoint at a time');
     this.#isCapturing = true;
+    this.#isOutputWaiting = false;
     // Planned from when it was due: timers fire late, and a millisecond lost at each of a hundred
     // epochs a second would be a tenth of the pace. A backlog is no time to make up for anything.
     const behindMsMax = this.isBacklogged ? 0 : this.#intervalMs * CATCH_UP_INTERVALS_MAX;
@@ -111,9 +171,13 @@ export class EpochPacer {
     this.#askedAtMs = nowMs;
   }
 
-  /** The checkpoint asked for was captured, or skipped. */
-  answered(): void {
+  /** The checkpoint asked for was captured, in a pause so long; or skipped, without one. */
+  answered(pauseMs = 0): void {
     this.#isCapturing = false;
+    if (pauseMs > 0) {
+      const decayedMs = this.#pauseMs + (pauseMs - this.#pauseMs) * PAUSE_DECAY;
+      this.#pauseMs = Math.max(pauseMs, decayedMs);
+    }
     if (this.isBacklogged && this.#queueBytes >= this.#watermarks.highBytes) {
       this.#stretch = Math.min(this.#stretch * 2, STRETCH_MAX);
     }
@@ -125,4 +189,11 @@ function checkedIntervalMs(intervalMs: number): number {
     throw new RangeError(`the epoch interval must be positive: ${intervalMs} ms`);
   }
   return intervalMs;
+}
+
+function checkedMinIntervalMs(minIntervalMs: number): number {
+  if (!(minIntervalMs >= 0) || !Number.isFinite(minIntervalMs)) {
+    throw new RangeError(`the least interval must not be negative: ${minIntervalMs} ms`);
+  }
+  return minIntervalMs;
 }

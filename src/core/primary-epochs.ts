@@ -3,7 +3,6 @@
  * due, and what follows when one was taken, skipped or acknowledged.
  */
 import { assert } from '../base/assert.ts';
-import type { Epoch } from '../base/units.ts';
 import { dropAndLose } from './primary-backups.ts';
 import type { PrimaryContext } from './primary-context.ts';
 import { afterRound, linkOf, type SyncingState, wantsCheckpoint } from './primary-state.ts';
@@ -42,9 +41,13 @@ export function takeCheckpointWhenDue(primary: PrimaryContext): void {
   }
 }
 
-export function handleTaken(primary: PrimaryContext, epoch: Epoch, framesSent: number): void {
+export function handleTaken(
+  primary: PrimaryContext,
+  event: PrimaryEventOf<'checkpointTaken'>,
+): void {
   const { state, flow, nowMs, options } = primary;
-  flow.take(epoch, framesSent, nowMs);
+  const { epoch, framesSent } = event;
+  flow.take(event, nowMs);
   if (state.name === 'syncing' && state.phase.kind === 'capturing') {
     const untilMs = nowMs + options.limits.acknowledgeMs;
     primary.state = { ...state, phase: { kind: 'awaiting', epoch, untilMs } };

@@ -52,6 +52,11 @@ export interface PrimaryOptions {
   readonly firstEpoch: Epoch;
   /** Time between two checkpoints, in milliseconds; can be changed while running. */
   readonly intervalMs: number;
+  /**
+   * Output that waits ends an epoch early, but not before it is so old, in milliseconds; 0: it does
+   * not. Can be changed while running.
+   */
+  readonly minIntervalMs: number;
   readonly promiseMargin: PromiseMargin;
   readonly onSilence: OnSilence;
   readonly watermarks: QueueWatermarks;
@@ -167,8 +172,15 @@ export type PrimaryEvent =
    */
   | { readonly kind: 'peerVerdict'; readonly verdict: 'dead' | 'alive'; readonly why: string }
   | { readonly kind: 'guestLost'; readonly why: string }
+  /**
+   * Output is held that no checkpoint taken covers: said at the first of it, and again right after a
+   * checkpoint that did not cover all. While one is being taken it says nothing.
+   */
+  | { readonly kind: 'outputWaiting' }
   /** @throws {RangeError} from `step` unless it is a positive finite number of milliseconds. */
   | { readonly kind: 'setInterval'; readonly intervalMs: number }
+  /** @throws {RangeError} from `step` unless it is a finite number of milliseconds, or 0. */
+  | { readonly kind: 'setMinInterval'; readonly minIntervalMs: number }
   | { readonly kind: 'shutdown'; readonly why?: string }
   /** The time last asked for by `wakeAt` has come. Harmless when early, late or repeated. */
   | { readonly kind: 'timer' };
@@ -276,5 +288,9 @@ export interface PrimaryStatus {
   readonly intervalMs: number;
   /** The interval in force: longer than `intervalMs` while backlogged. */
   readonly effectiveIntervalMs: number;
+  /** 0: waiting output never ends an epoch early. */
+  readonly minIntervalMs: number;
+  /** Checkpoints asked for before the interval's end, because output waited. */
+  readonly earlyCheckpoints: number;
   readonly skippedCheckpoints: number;
 }

@@ -78,13 +78,15 @@ export class Primary {
       appliedEpoch: flow.appliedEpoch,
       intervalMs: flow.pacer.intervalMs,
       effectiveIntervalMs: flow.pacer.effectiveIntervalMs,
+      minIntervalMs: flow.pacer.minIntervalMs,
+      earlyCheckpoints: flow.earlyCount,
       skippedCheckpoints: flow.skippedCount,
     };
   }
 
   /**
    * Takes one event and says what is to be done, in order.
-   * @throws {RangeError} for `setInterval` with an interval that is not positive and finite.
+   * @throws {RangeError} for `setInterval` and `setMinInterval` with what is no interval.
    */
   step(event: PrimaryEvent, nowMs: number): readonly PrimaryEffect[] {
     const context = this.#context;
@@ -132,6 +134,8 @@ export class Primary {
       case 'applied':
         if (linkOf(context.state)?.linkId === event.linkId) context.flow.applied(event.epoch);
         return;
+      case 'outputWaiting':
+        return context.flow.pacer.outputWaiting();
       case 'queueLevel':
         return this.#handleQueueLevel(event);
       case 'peerVerdict':
@@ -141,6 +145,8 @@ export class Primary {
         return handleGuestLost(context, event.why);
       case 'setInterval':
         return context.flow.pacer.setInterval(event.intervalMs);
+      case 'setMinInterval':
+        return context.flow.pacer.setMinInterval(event.minIntervalMs);
       case 'shutdown':
         return handleShutdown(context, event.why);
       case 'timer':
@@ -150,10 +156,10 @@ export class Primary {
     }
   }
 
-  #handleTaken({ epoch, framesSent }: EventOf<'checkpointTaken'>): void {
+  #handleTaken(event: EventOf<'checkpointTaken'>): void {
     if (this.#context.why === this.#skippedWhy) this.#context.report('checkpoints go on');
     this.#skippedWhy = null;
-    handleTaken(this.#context, epoch, framesSent);
+    handleTaken(this.#context, event);
   }
 
   #handleSkipped({ why }: EventOf<'checkpointSkipped'>): void {

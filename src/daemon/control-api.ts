@@ -18,9 +18,12 @@ const REQUEST_BYTES_MAX = 64 * 1024;
 const EVENT_STREAMS_MAX = 16;
 const EVENT_STREAM_BUFFER_BYTES_MAX = 1024 * 1024;
 
-const adjustRequest = z.strictObject({
-  intervalMs: z.number().min(INTERVAL_MS_MIN).max(INTERVAL_MS_MAX),
-});
+const adjustRequest = z
+  .strictObject({
+    intervalMs: z.number().min(INTERVAL_MS_MIN).max(INTERVAL_MS_MAX).optional(),
+    minIntervalMs: z.number().min(0).max(INTERVAL_MS_MAX).optional(),
+  })
+  .refine((changes) => Object.keys(changes).length > 0, 'nothing to change');
 const promoteRequest = z.strictObject({ force: z.boolean().default(false) });
 
 /** Where a node with this state directory listens. */
@@ -98,8 +101,7 @@ async function dispatch(
     case 'GET /v1/events':
       return streamEvents(node, response, streams);
     case 'POST /v1/adjust': {
-      const { intervalMs } = parse(adjustRequest, await readJson(request));
-      node.adjust({ intervalMs });
+      node.adjust(parse(adjustRequest, await readJson(request)));
       return respond(response, 200, node.status());
     }
     case 'POST /v1/reset-spreads':

@@ -12,6 +12,8 @@ import { qemuMappingSchema } from '../guests/qemu/profile/mapping.ts';
 /** Bounds of the epoch interval; the upper one is what a timer can still hold. */
 export const INTERVAL_MS_MIN = 1;
 export const INTERVAL_MS_MAX = 24 * 60 * 60 * 1000;
+/** Short beside what a network adds, long beside what a checkpoint costs. */
+export const MIN_INTERVAL_MS_DEFAULT = 5;
 
 const endpoint = z.object({
   host: z.string().min(1),
@@ -45,6 +47,8 @@ const schema = z
     arbiter: z.string().min(1),
     onSilence: z.enum(['promote', 'hold']).optional(),
     intervalMs: z.number().min(INTERVAL_MS_MIN).max(INTERVAL_MS_MAX).default(25),
+    /** Output that waits ends an epoch early, but not before it is so old; 0: it does not. */
+    minIntervalMs: z.number().min(0).max(INTERVAL_MS_MAX).default(MIN_INTERVAL_MS_DEFAULT),
     heartbeatMs: z.number().min(1).max(60_000).default(10),
     promiseMs: z.number().min(5).max(60_000).default(40),
     queueHighBytes: z

@@ -25,6 +25,7 @@ import type { NodeConfig } from './config.ts';
 import type { NodeParts } from './node-parts.ts';
 import { NodeState, type SavedMachine } from './node-state.ts';
 import { PrimaryRole } from './primary-role.ts';
+import type { PaceChanges } from './primary-session.ts';
 import type { NodeEvent, NodeStatus } from './status.ts';
 
 /** How long a partner may take, besides its promises, to take over from an engine that died. */
@@ -90,7 +91,7 @@ export class Node {
   }
 
   /** Changes what may be changed while running. */
-  adjust(changes: { intervalMs: number }): void {
+  adjust(changes: PaceChanges): void {
     this.#primary('adjust').adjust(changes);
   }
 

@@ -92,6 +92,8 @@ export class PrimaryCheckpoints {
       pauseMs: checkpoint.pauseMs,
     });
     step({ kind: 'queueLevel', bytes: pipeline.queue.unackedBytes });
+    // The gate told of it while the checkpoint was taken, when that counts for nothing.
+    if (output.isWaiting) step({ kind: 'outputWaiting' });
   }
 
   #skipped(epoch: Epoch, error: RomulusError, lineageBroken: boolean): void {

@@ -28,6 +28,11 @@ export class PrimaryOutput {
     this.#startedAtMs.set(epoch, startedMs);
   }
 
+  /** Whether output is held that no checkpoint taken so far covers. */
+  get isWaiting(): boolean {
+    return this.#parts.gate.isWaiting;
+  }
+
   hold(): void {
     this.#parts.audit.record('hold', {});
     this.#parts.gate.hold();

@@ -19,7 +19,7 @@ import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
 import type { NodeParts } from './node-parts.ts';
-import { PrimarySession } from './primary-session.ts';
+import { type PaceChanges, PrimarySession } from './primary-session.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 import { ThreadClient } from './thread-rpc.ts';
@@ -181,8 +181,8 @@ export class PrimaryRole implements Role {
     this.#running?.session.shutdown();
   }
 
-  adjust(changes: { intervalMs: number }): void {
-    this.#running?.session.adjust(changes.intervalMs);
+  adjust(changes: PaceChanges): void {
+    this.#running?.session.adjust(changes);
   }
 
   /** Begins the spreads of status anew, those of the output gate too. */
@@ -216,6 +216,8 @@ export class PrimaryRole implements Role {
       appliedEpoch: core.appliedEpoch,
       releasedEpoch: core.releasedEpoch,
       intervalMs: core.effectiveIntervalMs,
+      minIntervalMs: core.minIntervalMs,
+      earlyCheckpoints: core.earlyCheckpoints,
       dirtyPages: meters.dirtyPages.spread,
       pauseMs: meters.pauseMs.spread,
       stopMs: meters.stopMs.spread,
@@ -252,6 +254,7 @@ export class PrimaryRole implements Role {
       instance,
       firstEpoch: asEpoch(epoch + 1),
       intervalMs: config.intervalMs,
+      minIntervalMs: config.minIntervalMs,
       promiseMargin: DEFAULT_PROMISE_MARGIN,
       onSilence: onSilenceOf(this.#parts),
       watermarks: {

@@ -42,6 +42,13 @@ export interface PrimarySessionOptions extends PipelineOptions {
   readonly machinePid: number;
 }
 
+/** What of the pace can be changed while it runs, in milliseconds. */
+export interface PaceChanges {
+  readonly intervalMs?: number | undefined;
+  /** 0: output that waits never ends an epoch early. */
+  readonly minIntervalMs?: number | undefined;
+}
+
 /** One term as primary, from start or promotion until the end of the node or a fence. */
 export class PrimarySession {
   readonly #options: PrimarySessionOptions;
@@ -89,6 +96,7 @@ export class PrimarySession {
     this.#output = output;
     this.#links = links;
     this.#loss = loss;
+    parts.gate.onWaiting(() => this.#step({ kind: 'outputWaiting' }));
     this.#wakeup = new Wakeup(() => this.#step({ kind: 'timer' }));
     this.outcome = new Promise((resolve) => {
       this.#finish = resolve;
@@ -125,8 +133,10 @@ export class PrimarySession {
     this.#step({ kind: 'startPromoted', word });
   }
 
-  adjust(intervalMs: number): void {
-    this.#step({ kind: 'setInterval', intervalMs });
+  /** Changes the pace of epochs, from the next one on. */
+  adjust({ intervalMs, minIntervalMs }: PaceChanges): void {
+    if (intervalMs !== undefined) this.#step({ kind: 'setInterval', intervalMs });
+    if (minIntervalMs !== undefined) this.#step({ kind: 'setMinInterval', minIntervalMs });
   }
 
   shutdown(): void {
@@ -310,6 +320,7 @@ export class PrimarySession {
     this.#pipeline.stopSync(outcome.why);
     this.#scrub.fail(noBackup(outcome.why));
     this.#pipeline.stopDisk();
+    this.#options.parts.gate.onWaiting(null);
     this.#links.closeAll();
     this.#finish(outcome);
   }

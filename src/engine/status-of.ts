@@ -23,6 +23,8 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     appliedEpoch: 0,
     releasedEpoch: 0,
     intervalMs: parts.config.intervalMs,
+    minIntervalMs: parts.config.minIntervalMs,
+    earlyCheckpoints: 0,
     dirtyPages: NOTHING,
     pauseMs: NOTHING,
     stopMs: NOTHING,

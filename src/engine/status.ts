@@ -29,6 +29,10 @@ export interface NodeStatus {
   readonly appliedEpoch: number;
   readonly releasedEpoch: number;
   readonly intervalMs: number;
+  /** 0: waiting output never ends an epoch early. */
+  readonly minIntervalMs: number;
+  /** Checkpoints taken before the interval's end, because output waited. */
+  readonly earlyCheckpoints: number;
   readonly dirtyPages: Spread;
   readonly pauseMs: Spread;
   readonly stopMs: Spread;

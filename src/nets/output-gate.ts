@@ -96,6 +96,13 @@ export class OutputGate {
     return this.#mode;
   }
 
+  /** Whether a frame is held that no mark covers. */
+  get isWaiting(): boolean {
+    const newest = this.#held.at(-1);
+    const markedThrough = this.#marks.at(-1)?.throughIndex ?? this.#releasedThroughIndex;
+    return this.#mode === 'holding' && newest !== undefined && newest.index > markedThrough;
+  }
+
   /** Frames since the machine's net socket was last connected, dropped ones included. */
   get framesReceived(): number {
     return this.#received - this.#connectionBase;
@@ -268,10 +275,7 @@ export class OutputGate {
 
   /** Tells, once until the next mark, that a frame is held that no mark covers. */
   #tellWaiting(): void {
-    if (this.#isWaitingTold || this.#mode !== 'holding') return;
-    const newest = this.#held.at(-1);
-    const markedThrough = this.#marks.at(-1)?.throughIndex ?? this.#releasedThroughIndex;
-    if (newest === undefined || newest.index <= markedThrough) return;
+    if (this.#isWaitingTold || !this.isWaiting) return;
     this.#isWaitingTold = true;
     this.#onWaiting?.();
   }

@@ -1,13 +1,17 @@
 /** Goal: one checkpoint at a time, at the pace asked for, slower while the queue is full. */
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/base/assert.ts';
-import { EpochPacer } from '../../src/core/epoch-pacer.ts';
+import { EpochPacer, type EpochPacerOptions, PAUSE_SHARE_MAX } from '../../src/core/epoch-pacer.ts';
 
 const MARKS = { lowBytes: 10, highBytes: 100, limitBytes: 1000 };
 
+function pacerOf(intervalMs: number, options: Partial<EpochPacerOptions> = {}): EpochPacer {
+  return new EpochPacer({ intervalMs, minIntervalMs: 0, watermarks: MARKS, ...options });
+}
+
 describe('epoch pacer', () => {
   it('waits for the checkpoint before', () => {
-    const pacer = new EpochPacer(25, MARKS);
+    const pacer = pacerOf(25);
     pacer.asked(0);
     expect(pacer.dueAtMs).toBeNull();
     expect(() => pacer.asked(1)).toThrow(AssertionError);
@@ -16,7 +20,7 @@ describe('epoch pacer', () => {
   });
 
   it('keeps the pace when every checkpoint is asked for a little late', () => {
-    const pacer = new EpochPacer(10, { lowBytes: 1, highBytes: 2, limitBytes: 3 });
+    const pacer = pacerOf(10, { watermarks: { lowBytes: 1, highBytes: 2, limitBytes: 3 } });
     pacer.asked(0);
     pacer.answered();
     for (let epoch = 1; epoch <= 100; epoch += 1) {
@@ -27,7 +31,7 @@ describe('epoch pacer', () => {
   });
 
   it('makes up for a standstill at twice the pace, up to a bound', () => {
-    const pacer = new EpochPacer(10, MARKS);
+    const pacer = pacerOf(10);
     pacer.asked(0);
     pacer.answered();
     pacer.asked(45);
@@ -53,7 +57,7 @@ describe('epoch pacer', () => {
   });
 
   it('makes up for nothing that a backlog held back', () => {
-    const pacer = new EpochPacer(10, MARKS);
+    const pacer = pacerOf(10);
     pacer.asked(0);
     pacer.answered();
     pacer.queueLevel(500);
@@ -64,7 +68,7 @@ describe('epoch pacer', () => {
   });
 
   it('takes any interval from a millisecond to hours, while running', () => {
-    const pacer = new EpochPacer(1, MARKS);
+    const pacer = pacerOf(1);
     pacer.asked(0);
     pacer.answered();
     expect(pacer.dueAtMs).toBe(1);
@@ -76,7 +80,7 @@ describe('epoch pacer', () => {
   });
 
   it('doubles the interval with every checkpoint above the high watermark, up to a bound', () => {
-    const pacer = new EpochPacer(25, MARKS);
+    const pacer = pacerOf(25);
     expect(pacer.queueLevel(100)).toBe(true);
     const intervalsMs: number[] = [];
     for (let round = 0; round < 10; round += 1) {
@@ -93,16 +97,91 @@ describe('epoch pacer', () => {
   });
 
   it('never shortens an interval that is long already', () => {
-    const pacer = new EpochPacer(600_000, MARKS);
+    const pacer = pacerOf(600_000);
     pacer.queueLevel(500);
     expect(pacer.effectiveIntervalMs).toBe(600_000);
   });
 
   it('asks for none at the limit of the queue', () => {
-    const pacer = new EpochPacer(25, MARKS);
+    const pacer = pacerOf(25);
     pacer.queueLevel(1000);
     expect(pacer.dueAtMs).toBeNull();
     pacer.queueLevel(999);
     expect(pacer.dueAtMs).not.toBeNull();
+  });
+});
+
+describe('output that waits', () => {
+  /** A pacer whose first checkpoint was taken at 0. */
+  function begun(minIntervalMs: number, pauseMs = 0): EpochPacer {
+    const pacer = pacerOf(25, { minIntervalMs });
+    pacer.asked(0);
+    pacer.answered(pauseMs);
+    return pacer;
+  }
+
+  it('ends the epoch early on a free link, and once', () => {
+    const pacer = begun(5);
+    expect(pacer.dueOnFreeLinkAtMs).toBe(25);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(5);
+    expect(pacer.dueAtMs).toBe(25);
+    pacer.asked(5);
+    expect(pacer.dueOnFreeLinkAtMs).toBeNull();
+    pacer.answered();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(30);
+  });
+
+  it('counts nothing of what is said while a checkpoint is taken', () => {
+    const pacer = begun(5);
+    pacer.asked(25);
+    pacer.outputWaiting();
+    pacer.answered();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(50);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(30);
+  });
+
+  it('does nothing when it is told not to, or is away again', () => {
+    const pacer = begun(0);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(25);
+    pacer.setMinInterval(1);
+    expect(pacer.dueOnFreeLinkAtMs).toBe(1);
+    pacer.outputLeft();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(25);
+    for (const bad of [-1, Number.NaN, Number.POSITIVE_INFINITY])
+      expect(() => pacer.setMinInterval(bad)).toThrow(RangeError);
+  });
+
+  it('does nothing in a backlog, nor at the limit of the queue', () => {
+    const pacer = begun(5);
+    pacer.outputWaiting();
+    pacer.queueLevel(100);
+    expect(pacer.dueOnFreeLinkAtMs).toBe(50);
+    pacer.queueLevel(1000);
+    expect(pacer.dueOnFreeLinkAtMs).toBeNull();
+  });
+
+  it('keeps long pauses apart, and forgets one long pause slowly', () => {
+    const pacer = begun(5, 4);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(4 / PAUSE_SHARE_MAX);
+    // Never later than the interval's end, however long a pause was.
+    pacer.asked(16);
+    pacer.answered(100);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(41);
+    let atMs = 41;
+    for (let epoch = 0; epoch < 100; epoch += 1) {
+      pacer.asked(atMs);
+      pacer.answered(1);
+      pacer.outputWaiting();
+      atMs = pacer.dueOnFreeLinkAtMs ?? Number.NaN;
+    }
+    pacer.asked(atMs);
+    pacer.answered(1);
+    pacer.outputWaiting();
+    expect((pacer.dueOnFreeLinkAtMs ?? 0) - atMs).toBe(5);
   });
 });

@@ -152,6 +152,7 @@ function newPrimary(): Primary {
     instance: 'a#1',
     firstEpoch: asEpoch(1),
     intervalMs: 5,
+    minIntervalMs: 0,
     promiseMargin: DEFAULT_PROMISE_MARGIN,
     onSilence: 'arbiter',
     watermarks: DEFAULT_QUEUE_WATERMARKS,

@@ -66,6 +66,7 @@ function machine(role: string, fields: Fields): Step {
       instance: String(fields['instance']),
       firstEpoch: asEpoch(Number(fields['firstEpoch'] ?? 1)),
       intervalMs: Number(fields['intervalMs'] ?? 25),
+      minIntervalMs: Number(fields['minIntervalMs'] ?? 0),
       promiseMargin: DEFAULT_PROMISE_MARGIN,
       onSilence,
       watermarks: DEFAULT_QUEUE_WATERMARKS,

@@ -78,6 +78,7 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
       instance: guest.instance,
       firstEpoch: asEpoch((promoted?.epoch ?? 0) + 1),
       intervalMs: this.world.between(4, 25),
+      minIntervalMs: this.world.random.chance(0.7) ? this.world.between(0.5, 8) : 0,
       promiseMargin: margin,
       onSilence: site.cluster.onSilence,
       watermarks: { lowBytes: 10, highBytes: 100, limitBytes: 1000 },
@@ -85,6 +86,7 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
     });
     this.#heldWord = new HeldPromise(margin);
     this.gate = gate ?? site.newGate(guest.instance);
+    this.gate.onWaiting = (): void => this.dispatch({ kind: 'outputWaiting' });
     this.#detector = new ToyDetector(this, (verdict, why) =>
       this.dispatch({ kind: 'peerVerdict', verdict, why }),
     );
@@ -326,6 +328,9 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
           pages: message.pages.length,
           bytes: message.pages.length,
           pauseMs: 0.5,
+        });
+        this.run(() => {
+          if (this.gate.holdsBeyond(message.framesSent)) this.dispatch({ kind: 'outputWaiting' });
         });
         this.run(() => this.#send(message, stream, completesBase));
       });

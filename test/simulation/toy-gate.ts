@@ -11,6 +11,8 @@ export class ToyGate {
   readonly #checks: Checks;
   /** The gate's own look at the clock, and at the heartbeat thread's word. */
   readonly #mayWrite: (untilMs: number) => boolean;
+  /** Told of every frame that must wait, and more often than the engine would: that must do no harm. */
+  onWaiting: () => void = () => undefined;
   #mode: 'open' | 'hold' | 'closed' = 'hold';
   #held: Frame[] = [];
   #framesThrough = 0;
@@ -36,6 +38,12 @@ export class ToyGate {
     if (this.#mode === 'closed') return;
     this.#held.push(frame);
     this.pump();
+    if (this.holdsBeyond(this.#framesThrough)) this.onWaiting();
+  }
+
+  /** Whether a frame is held that the boundary does not cover. */
+  holdsBeyond(framesThrough: number): boolean {
+    return this.#mode === 'hold' && (this.#held.at(-1)?.index ?? 0) > framesThrough;
   }
 
   open(): void {

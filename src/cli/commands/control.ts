@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { RomulusError } from '../../base/errors.ts';
 import type { NodeStatus, Spread } from '../../engine/status.ts';
 import { callControl, SCRUB_WAIT_MS } from '../control-client.ts';
-import { durationMs } from '../options.ts';
+import { durationMs, durationMsOrOff } from '../options.ts';
 import { formatBytes, formatMs, LiveLine, table } from '../render.ts';
 
 /** Time between two looks of `status --watch`. */
@@ -28,6 +28,17 @@ function spread(value: Spread, format: (one: number) => string): string {
   return `${format(value.p50)} / ${format(value.p99)} / ${format(value.max)}`;
 }
 
+interface AdjustFlags extends ControlFlags {
+  readonly interval?: number;
+  readonly minInterval?: number;
+}
+
+function intervalText({ intervalMs, minIntervalMs }: NodeStatus): string {
+  const interval = formatMs(intervalMs);
+  if (minIntervalMs === 0) return interval;
+  return `${interval}, ${formatMs(minIntervalMs)} at least when output waits`;
+}
+
 /** A node's status as rows for people. */
 export function statusRows(status: NodeStatus): [string, string][] {
   const count = (value: number): string => String(Math.round(value));
@@ -40,7 +51,8 @@ export function statusRows(status: NodeStatus): [string, string][] {
       'epochs made / acked / released / applied',
       `${status.epoch} / ${status.ackedEpoch} / ${status.releasedEpoch} / ${status.appliedEpoch}`,
     ],
-    ['interval', formatMs(status.intervalMs)],
+    ['interval', intervalText(status)],
+    ['checkpoints early, for output', String(status.earlyCheckpoints)],
     ['pause p50 / p99 / max', spread(status.pauseMs, formatMs)],
     ['output delay p50 / p99 / max', spread(status.outputDelayMs, formatMs)],
     ['dirty pages p50 / p99 / max', spread(status.dirtyPages, count)],
@@ -102,19 +114,28 @@ function addAdjust(program: Command): void {
     program
       .command('adjust')
       .description('change a running node')
-      .requiredOption('--interval <duration>', 'new length of an epoch', durationMs('--interval'))
+      .option('--interval <duration>', 'new length of an epoch', durationMs('--interval'))
+      .option(
+        '--min-interval <duration>',
+        'how old an epoch must be before output that waits ends it early; off: never',
+        durationMsOrOff('--min-interval'),
+      )
       .addHelpText('after', '\nExample:\n  $ romulus adjust --state-dir /tmp/a --interval 10ms\n'),
-  ).action(async (flags: ControlFlags & { readonly interval: number }) => {
+  ).action(async (flags: AdjustFlags) => {
+    if (flags.interval === undefined && flags.minInterval === undefined)
+      throw new RomulusError('ERR_USAGE_VALUE', 'adjust: nothing to change', {
+        remedy: 'Give --interval, --min-interval, or both.',
+      });
     const status = (await callControl({
       stateDirectory: flags.stateDir,
       method: 'POST',
       path: '/v1/adjust',
-      body: { intervalMs: flags.interval },
+      body: { intervalMs: flags.interval, minIntervalMs: flags.minInterval },
     })) as NodeStatus;
     process.stdout.write(
       flags.json === true
         ? `${JSON.stringify(status)}\n`
-        : `${status.node}: epochs of ${formatMs(status.intervalMs)} from the next one on\n`,
+        : `${status.node}: epochs of ${intervalText(status)} from the next one on\n`,
     );
   });
 }

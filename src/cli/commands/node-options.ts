@@ -10,6 +10,7 @@ import {
   diskSync,
   arbiterName,
   durationMs,
+  durationMsOrOff,
   type Endpoint,
   endpoint,
   oneOf,
@@ -34,6 +35,7 @@ export interface NodeFlags {
   readonly arbiter: string;
   readonly onSilence?: 'promote' | 'hold';
   readonly interval?: number;
+  readonly minInterval?: number;
   readonly heartbeat?: number;
   readonly promise?: number;
   readonly queueHigh?: number;
@@ -88,6 +90,11 @@ export function addNodeOptions(command: Command, name: string): Command {
       oneOf('--on-silence', ['promote', 'hold'] as const),
     )
     .option('--interval <duration>', 'length of an epoch (default: 25ms)', durationMs('--interval'))
+    .option(
+      '--min-interval <duration>',
+      'output that waits ends an epoch early, but not before it is so old; off: never (default: 5ms)',
+      durationMsOrOff('--min-interval'),
+    )
     .option(
       '--heartbeat <duration>',
       'time between heartbeats (default: 10ms)',
@@ -159,6 +166,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.netListen && { netListen: flags.netListen }),
     ...(flags.onSilence && { onSilence: flags.onSilence }),
     ...(flags.interval !== undefined && { intervalMs: flags.interval }),
+    ...(flags.minInterval !== undefined && { minIntervalMs: flags.minInterval }),
     ...(flags.heartbeat !== undefined && { heartbeatMs: flags.heartbeat }),
     ...(flags.promise !== undefined && { promiseMs: flags.promise }),
     ...(flags.queueHigh !== undefined && { queueHighBytes: flags.queueHigh }),
