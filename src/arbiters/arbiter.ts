@@ -29,6 +29,11 @@ export interface Arbiter {
    */
   read(): Promise<RegisterWord | null>;
   /**
+   * A change to this word will most likely be asked for in a moment: does beforehand what nobody
+   * else can see. Never fails; without it a change only takes longer.
+   */
+  prepare(next: RegisterWord): void;
+  /**
    * Changes the word from `expected` to `next`, whose generation must be one higher.
    * @throws {RomulusError} as `read`; after ERR_ARBITER_UNREACHABLE the change may have been made.
    */

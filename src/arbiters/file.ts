@@ -15,7 +15,8 @@
  * Needed are, in this order: the finished file is on the disk (a name may never lead to half a
  * word), the link, and the directory on the disk (what we act on must outlive a power failure).
  * Reading the current word goes on beside the first, reading who is newest beside the last; tidying
- * up comes after the answer. Each call is a trip through the thread pool, and on a busy host a trip
+ * up comes after the answer. The file can be made before it is needed: a member that waits for its own
+ * promises to run out knows what it will ask for (`prepare`). Each call is a trip through the thread pool, and on a busy host a trip
  * costs more than the disk does.
  *
  * The directory must exist: making it would put a second register on the local disk of a host on
@@ -66,6 +67,8 @@ export class FileArbiter implements Arbiter {
   #generationSeenMax = 0;
   /** What the request under way leaves to be done after its answer. */
   #afterwards: (() => Promise<void>)[] = [];
+  /** A finished, synced file that waits for its change. */
+  #prepared: { readonly content: string; readonly path: string } | null = null;
   #pendingCount = 0;
   #pruneError: unknown = null;
   #closed = false;
@@ -80,6 +83,21 @@ export class FileArbiter implements Arbiter {
 
   async read(): Promise<RegisterWord | null> {
     return await this.#bounded('read', async () => await this.#readCurrent());
+  }
+
+  prepare(next: RegisterWord): void {
+    if (this.#closed) return;
+    const content = formatRegisterFile(next);
+    if (this.#prepared?.content === content) return;
+    this.#bounded('prepare', async () => {
+      await this.#dropPrepared();
+      const path = this.#temporaryPath();
+      await this.#writeSynced(path, content);
+      this.#prepared = { content, path };
+    }).catch((error: unknown) => {
+      // The change itself meets the same trouble, and tells its caller.
+      this.#pruneError = error;
+    });
   }
 
   async compareAndSet(
@@ -109,6 +127,9 @@ export class FileArbiter implements Arbiter {
     });
     await Promise.race([this.#previous, patience]);
     clearTimeout(timer);
+    await this.#dropPrepared().catch((error: unknown) => {
+      this.#pruneError = error;
+    });
   }
 
   async #change(
@@ -116,14 +137,15 @@ export class FileArbiter implements Arbiter {
     next: RegisterWord,
     isLate: () => boolean,
   ): Promise<CompareAndSetResult> {
-    const temporary = this.#path(
-      `${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`,
-    );
+    const content = formatRegisterFile(next);
+    const isPrepared = this.#prepared?.content === content;
+    const temporary = (isPrepared ? this.#prepared?.path : null) ?? this.#temporaryPath();
+    if (isPrepared) this.#prepared = null;
     this.#afterwards.push(() => unlinkIfThere(temporary));
     const [before, directory] = await bothOf(
       this.#readCurrent(),
       this.#open(this.#directory, 'r'),
-      this.#writeSynced(temporary, formatRegisterFile(next)),
+      ...(isPrepared ? [] : [this.#writeSynced(temporary, content)]),
     );
     if (!sameWord(before, expected)) return { won: false, word: before };
     // The caller was told that there was no answer: the fewer late changes, the better.
@@ -137,6 +159,16 @@ export class FileArbiter implements Arbiter {
       return { won: true, word: next };
     }
     return { won: false, word: await this.#readCurrent() };
+  }
+
+  async #dropPrepared(): Promise<void> {
+    const prepared = this.#prepared;
+    this.#prepared = null;
+    if (prepared !== null) await unlinkIfThere(prepared.path);
+  }
+
+  #temporaryPath(): string {
+    return this.#path(`${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`);
   }
 
   /** Opens a file that is closed after the answer. */

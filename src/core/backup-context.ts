@@ -81,6 +81,6 @@ export class BackupContext {
       { name: 'promoting', from, to, step: { kind: 'sealing', requestId } },
       `${this.#why}; waiting for our promises to run out`,
     );
-    this.emit({ kind: 'sealPromises', requestId });
+    this.emit({ kind: 'sealPromises', requestId }, { kind: 'prepareChange', next: to });
   }
 }

@@ -148,6 +148,8 @@ export type BackupEffect =
     }
   /** Hand the received epoch to the apply thread, behind those handed over before. */
   | { readonly kind: 'apply'; readonly instance: Instance; readonly epoch: Epoch }
+  /** A change to this word will be asked for when our promises have run out. */
+  | { readonly kind: 'prepareChange'; readonly next: RegisterWord }
   /** Stop promising at once and say until when was promised: promisesSealed. */
   | { readonly kind: 'sealPromises'; readonly requestId: number }
   /** The suspicion was false: promise again. */

@@ -183,6 +183,8 @@ export class BackupSession {
       case 'apply':
         void this.#applyEpoch(effect.instance, effect.epoch);
         return;
+      case 'prepareChange':
+        return parts.arbiter.prepare(effect.next);
       case 'sealPromises': {
         const untilMs = Number(this.#watch.words.seal()) / 1e6;
         // The answer is an event of its own: effects of one step are carried out to the end first.

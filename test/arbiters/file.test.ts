@@ -53,6 +53,22 @@ describe('file arbiter', () => {
     return word;
   }
 
+  it('makes the file of a prepared change beforehand, once, and removes what was not used', async () => {
+    const arbiter = new FileArbiter({ directory });
+    const word = await advance(arbiter, 1);
+    arbiter.prepare(solo(word));
+    await arbiter.read();
+    const [prepared = '', ...others] = readdirSync(directory).filter((name) =>
+      name.startsWith('temporary-'),
+    );
+    expect(others).toEqual([]);
+    expect(readFileSync(join(directory, prepared), 'utf8')).toBe(formatRegisterFile(solo(word)));
+    expect((await arbiter.compareAndSet(word, solo(word))).won).toBe(true);
+    arbiter.prepare(solo(solo(word)));
+    await arbiter.close();
+    expect(readdirSync(directory).toSorted()).toEqual([registerFileName(1), registerFileName(2)]);
+  });
+
   it('lets exactly one of several processes win each generation', async () => {
     const rounds = 25;
     const children = ['p0', 'p1', 'p2', 'p3'].map((name) =>

@@ -47,6 +47,20 @@ export function arbiterContract(name: string, fresh: () => Promise<ArbiterFixtur
       expect(await arbiter.compareAndSet(null, startAlone('b#1'))).toEqual({ won: false, word });
     });
 
+    it('keeps a prepared change to itself until it is asked for', async () => {
+      const [one, other] = [await open(), await open()];
+      const first = startAlone('a#1');
+      await one.compareAndSet(null, first);
+      const [paired, alone] = [pair(first, 'b#1'), solo(first)];
+      one.prepare(alone);
+      one.prepare(paired);
+      expect(await one.read()).toEqual(first);
+      expect(await one.compareAndSet(first, paired)).toEqual({ won: true, word: paired });
+      other.prepare(solo(paired));
+      expect(await other.compareAndSet(paired, promote(paired))).toMatchObject({ won: true });
+      other.prepare(solo(promote(paired)));
+    });
+
     it('changes only from exactly the expected word', async () => {
       const arbiter = await open();
       const first = startAlone('a#1');

@@ -211,6 +211,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
         this.#isSealed = false;
         return;
       case 'discardPartialEpoch':
+      case 'prepareChange':
         return;
       case 'startGuest':
         return this.#startGuest(effect.instance, effect.epoch);
