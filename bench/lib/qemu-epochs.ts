@@ -72,7 +72,9 @@ export class QemuEpochs {
 
   /** Attaches and takes the base image. */
   static async attach(qmpPath: string): Promise<QemuEpochs> {
-    const epochs = new QemuEpochs(await attachQemu({ qmpPath, diskMode: 'none' }));
+    const epochs = new QemuEpochs(
+      await attachQemu({ qmpPath, diskMode: 'none', holdsOutput: false }),
+    );
     for (const [block, capture] of epochs.#captures.entries()) {
       capture.capture({ full: true });
       epochs.#encode(block, capture.staged());

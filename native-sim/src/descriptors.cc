@@ -4,6 +4,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "areas.h"
 #include "border.h"
 
@@ -62,6 +64,37 @@ Napi::Value PunchHole(const Napi::CallbackInfo& info) {
   });
 }
 
+// (socket, bytes, descriptor): all of the bytes, the descriptor with the first of them.
+Napi::Value SendDescriptor(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const auto socket = static_cast<int>(WholeNumber(info[0], "socket"));
+    auto bytes = info[1].As<Napi::Uint8Array>();
+    const auto passed = static_cast<int>(WholeNumber(info[2], "descriptor"));
+    iovec part{bytes.Data(), bytes.ByteLength()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &passed, sizeof passed);
+    ssize_t sent = 0;
+    do {
+      sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent != static_cast<ssize_t>(bytes.ByteLength())) {
+      if (sent >= 0) errno = EAGAIN;
+      throw Failure::System("ERR_HOST_SEND_DESCRIPTOR", "a descriptor could not be handed over",
+                            "Check that the process at the other end is not frozen.");
+    }
+    return info.Env().Undefined();
+  });
+}
+
 }  // namespace
 
 void InitDescriptors(Napi::Env env, Napi::Object exports) {
@@ -69,6 +102,7 @@ void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor));
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));
+  exports.Set("sendDescriptor", Napi::Function::New(env, SendDescriptor));
 }
 
 }  // namespace romulus

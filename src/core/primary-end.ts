@@ -33,6 +33,8 @@ export function advanceShutdown(primary: PrimaryContext): void {
     primary.farewellLinkId = state.link.linkId;
     return becomeSevered(primary, state.partner, 'shutting down', true);
   }
+  // Alone by the register: what was held for an image that will not be finished may leave.
+  if (state.name === 'syncing' && !isPaired) primary.emit({ kind: 'openOutput' });
   const why = isPaired ? `${shutdownWhy} while paired in the register` : shutdownWhy;
   takeLeave(primary, 'shutdown', why);
   primary.state = { name: 'stopped' };

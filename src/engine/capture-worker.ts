@@ -25,10 +25,12 @@ import { attachGuest, type MachineAddress } from '../guests/index.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import { writesReceived } from '../disks/write-log.ts';
 import { Capture } from '../native/capture.ts';
+import { drainFrames, type TapEnds } from '../native/frame-tap.ts';
 import { Memory } from '../native/memory.ts';
 import { useNativeCrc32c } from '../native/native-crc32c.ts';
 import { Baseline, type EncodedPages } from '../native/page-store.ts';
 import { Tracker, type TrackerKind } from '../native/tracker.ts';
+import { attachFilters, hasFilters, removeFilters } from '../nets/redirector/filters.ts';
 import { AheadPolicy } from './ahead-policy.ts';
 import { nowMs } from './clock.ts';
 import { serveMonitor } from './monitor-relay.ts';
@@ -91,6 +93,8 @@ export interface AttachRequest {
   readonly address: MachineAddress;
   readonly tracker: TrackerKind | 'auto';
   readonly diskMode: DiskMode;
+  /** Whether what its NICs say is to be held. */
+  readonly holdsOutput: boolean;
 }
 
 export interface AttachResult {
@@ -99,6 +103,8 @@ export interface AttachResult {
   readonly pid: number;
   readonly disks: MachineDisks;
   readonly netSocketPath: string | null;
+  /** How many netdevs `attachNet` will hold. */
+  readonly heldNics: number;
 }
 
 export interface CaptureEvent {
@@ -123,6 +129,8 @@ interface Attached {
 let attached: Attached | null = null;
 /** Counts the writes of disks that are mirrored to another thread of ours. */
 let writeCounter: SharedArrayBuffer | null = null;
+/** The tap through which the machine's frames come, if they are held. */
+let tapId: number | null = null;
 useNativeCrc32c();
 const compressor = new Compressor();
 
@@ -174,6 +182,7 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
   assert(attached === null, 'attached twice');
   const guest = await attachGuest(request.address, {
     diskMode: request.diskMode,
+    holdsOutput: request.holdsOutput,
     // What an engine that died left in the machine would be taken for a part of it.
     beforeLooking: removeMirrors,
   });
@@ -208,7 +217,33 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
     pid: guest.pid,
     disks: guest.disks,
     netSocketPath: guest.netSocketPath,
+    heldNics: guest.heldNetdevs.length,
   };
+}
+
+/** Puts filters into the machine whose frames come to the tap from now on. */
+async function attachNet(request: {
+  tapId: number;
+  farEnds: readonly TapEnds[];
+}): Promise<{ wasClosed: boolean }> {
+  const { monitor, heldNetdevs } = current().guest;
+  assert(monitor !== null, 'a machine whose output is held has a monitor');
+  const nics = heldNetdevs.map((netdev, index) => {
+    const ends = request.farEnds[index];
+    assert(ends !== undefined, 'there is a pair of sockets for every NIC');
+    return { netdev, capture: ends.capture, inject: ends.inject };
+  });
+  const wasClosed = await hasFilters(monitor);
+  await attachFilters(monitor, nics);
+  tapId = request.tapId;
+  return { wasClosed };
+}
+
+/** Forgets the tap; takes the filters out if the network is to be open. */
+async function detachNet(request: { opens: boolean }): Promise<void> {
+  tapId = null;
+  const monitor = attached?.guest.monitor ?? null;
+  if (monitor !== null && request.opens) await removeFilters(monitor);
 }
 
 function captureOf(
@@ -312,6 +347,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
   let pausePages = 0;
   let aheadPages = 0;
   let mirroredWrites: number | null = null;
+  let framesCaptured: number | null = null;
   for (let again = ahead.isWorthwhile; again; ) {
     let pages = 0;
     for (const { capture } of blocks) pages += capture.captureAhead().pages;
@@ -319,8 +355,9 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
     aheadPages += pages;
   }
   const report = await guest.pause(() => {
-    // The machine stands: every write of its has arrived, and none will.
+    // The machine stands: every write of its and every frame has arrived, and no other will.
     if (writeCounter !== null) mirroredWrites = writesReceived(writeCounter);
+    if (tapId !== null) framesCaptured = drainFrames(tapId);
     for (const { capture } of blocks) {
       const stats = capture.capture({});
       pausePages += stats.pages;
@@ -343,7 +380,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
   return new Transferred<CheckpointResult>(
     {
       epoch: request.epoch,
-      framesSent: report.framesSent,
+      framesSent: framesCaptured ?? report.framesSent,
       diskWrites: mirroredWrites ?? report.diskWrites,
       position: report.position,
       batches,
@@ -399,6 +436,8 @@ async function detach(): Promise<void> {
 const methods = {
   attach,
   followDisks,
+  attachNet,
+  detachNet,
   slice,
   changedSlice,
   resetBaselines,

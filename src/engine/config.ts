@@ -15,6 +15,9 @@ export const INTERVAL_MS_MAX = 24 * 60 * 60 * 1000;
 /** Short beside what a network adds, long beside what a checkpoint costs. */
 export const MIN_INTERVAL_MS_DEFAULT = 5;
 
+/** What may become of the output of a machine's NICs. */
+export const NET_HOLDS = ['all', 'none'] as const;
+
 const endpoint = z.object({
   host: z.string().min(1),
   port: z.number().int().min(0).max(65_535),
@@ -75,6 +78,8 @@ const schema = z
     disk: z.enum(DISK_MODES).default('replicate'),
     /** Run by a shell before a copy is started on shared disks; exit code 0: the other side is fenced. */
     fence: z.string().min(1).max(4096).optional(),
+    /** Whether what a QEMU's NICs say waits for its epoch, or leaves at once and may be taken back. */
+    netHold: z.enum(NET_HOLDS).default('all'),
     auditFile: z.string().min(1).optional(),
   })
   .check((context) => {

@@ -78,6 +78,19 @@ export class MachineLoss {
     else onBroken(error);
   }
 
+  /**
+   * The machine's output has no way out any more, and its network is closed. It is attached to anew,
+   * unless it is dying: a machine's sockets close before we hear that it is dead.
+   */
+  async netLost(error: RomulusError): Promise<void> {
+    const { machinePid } = this.#options;
+    const hasDied = await hasEndedWithin(machinePid, MACHINE_DEATH_MS);
+    if (this.isOnPurpose) return;
+    const { message } = error;
+    if (hasDied) this.lost({ kind: 'died', why: `process ${machinePid} has ended: ${message}` });
+    else this.lost({ kind: 'changed', why: message });
+  }
+
   /** What the end of the core's work means for the node. */
   outcomeOf(effect: PrimaryEffect & { kind: 'finish' }): PrimaryOutcome {
     if (effect.reason !== 'shutdown')

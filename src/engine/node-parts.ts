@@ -2,6 +2,7 @@
 import type { Logger } from 'pino';
 import type { Arbiter } from '../arbiters/arbiter.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
+import type { OutletSwitch } from '../nets/outlet-switch.ts';
 import type { OutputGate } from '../nets/output-gate.ts';
 import type { Audit } from './audit.ts';
 import type { NodeConfig } from './config.ts';
@@ -14,6 +15,8 @@ export interface NodeParts {
   readonly audit: Audit;
   readonly arbiter: Arbiter;
   readonly gate: OutputGate;
+  /** What is behind the gate. */
+  readonly outlet: OutletSwitch;
   readonly emit: (event: NodeEvent) => void;
   /** Where frames from outside go from now on; null: nowhere. */
   /** Notes which machine this node runs, for an engine that is started again beside it. */

@@ -17,6 +17,8 @@ import { describeWord, force, type Instance, type RegisterWord } from '../core/r
 import { endGuest, type MachineAddress } from '../guests/index.ts';
 import { type Line, listenLine } from '../nets/line.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
+import type { NetOutlet } from '../nets/net.ts';
+import { OutletSwitch } from '../nets/outlet-switch.ts';
 import { OutputGate } from '../nets/output-gate.ts';
 import { Audit } from './audit.ts';
 import { BackupRole, type PromotedMachine } from './backup-role.ts';
@@ -124,13 +126,15 @@ export class Node {
     const arbiter = openArbiter(this.#config.arbiter, {
       ownWordPath: join(this.#config.stateDirectory, 'own-word.json'),
     });
-    const gate = await this.#openGate();
+    const outlet = new OutletSwitch(await this.#openLine());
+    const gate = new OutputGate({ outlet, nowMs, mode: 'closed' });
     const parts: NodeParts = {
       config: this.#config,
       log: this.#log,
       audit: this.#audit,
       arbiter,
       gate,
+      outlet,
       emit: (event) => this.#emit(event),
       saveMachine: (machine) => this.#state.save(machine),
       setMachine: (machine) => {
@@ -293,21 +297,18 @@ export class Node {
     });
   }
 
-  async #openGate(): Promise<OutputGate> {
+  async #openLine(): Promise<NetOutlet> {
     const { netListen } = this.#config;
-    const outlet =
-      netListen === undefined
-        ? NO_LINE
-        : await listenLine({
-            host: netListen.host,
-            port: netListen.port,
-            onFrame: (frame) => {
-              this.#machine?.send(frame);
-            },
-            onDropped: (why) => this.#log.warn({ why }, 'a listener was dropped'),
-          });
-    if (outlet !== NO_LINE) this.#line = outlet as Line;
-    return new OutputGate({ outlet, nowMs, mode: 'closed' });
+    if (netListen === undefined) return NO_LINE;
+    this.#line = await listenLine({
+      host: netListen.host,
+      port: netListen.port,
+      onFrame: (frame) => {
+        this.#machine?.send(frame);
+      },
+      onDropped: (why) => this.#log.warn({ why }, 'a listener was dropped'),
+    });
+    return this.#line;
   }
 
   #current(): Role {
@@ -336,7 +337,7 @@ function addressOf(saved: SavedMachine): MachineAddress {
 }
 
 /** Without an outside line, what leaves goes nowhere. */
-const NO_LINE = {
+const NO_LINE: NetOutlet = {
   ready: true,
   write: (): void => undefined,
   onReady: (): void => undefined,

@@ -15,6 +15,7 @@ import { workerUrl } from '../native/worker-url.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worker.ts';
+import { HeldNet } from './held-net.ts';
 import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
@@ -70,6 +71,7 @@ export class PrimaryRole implements Role {
         address,
         tracker: config.tracker,
         diskMode: config.disk,
+        holdsOutput: config.netHold === 'all',
       });
       const startTime = processStartTime(attached.pid);
       cleanups.push(() => capture.call('detach', undefined));
@@ -88,6 +90,9 @@ export class PrimaryRole implements Role {
         this.#parts.setMachine(null);
         net?.close();
       });
+      const held = await this.#holdNet(capture, attached, (error) => session?.netLost(error));
+      // Whose name the register never heard has changed nothing that the backup could rely on.
+      cleanups.push(() => held?.detach((session?.core.status.word ?? null) === null));
       const heartbeat = await startHeartbeat({
         role: 'primary',
         endpoint: config.heartbeatListen ?? { host: config.listen.host, port: 0 },
@@ -174,6 +179,21 @@ export class PrimaryRole implements Role {
     if (path === null) return null;
     const { gate, log } = this.#parts;
     return await connectMachineNet({ path, gate, log });
+  }
+
+  async #holdNet(
+    capture: ThreadClient<CaptureMethods, CaptureEvent>,
+    attached: AttachResult,
+    onLost: (error: RomulusError) => void,
+  ): Promise<HeldNet | null> {
+    const { gate, outlet, log, config } = this.#parts;
+    if (config.netHold === 'none')
+      log.warn(
+        '--net hold=none: what the machine says leaves before it is safe; after a failover connections may have seen output that is lost',
+      );
+    const { heldNics: nicCount } = attached;
+    if (nicCount === 0) return null;
+    return await HeldNet.attach({ capture, gate, outlet, log, nicCount, onLost });
   }
 
   stop(): void {

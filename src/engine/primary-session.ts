@@ -179,6 +179,12 @@ export class PrimarySession {
     void this.#loss.settle(error);
   }
 
+  /** The machine's output can no longer be let out; its network is closed until it can. */
+  netLost(error: RomulusError): void {
+    this.#log.error({ error: error.toJSON() }, "the machine's network output is no longer held");
+    void this.#loss.netLost(error);
+  }
+
   /**
    * Compares the two images at the next epoch.
    * @throws {RomulusError} ERR_TRANSPORT_NO_BACKUP, and as `Scrub.start`.

@@ -44,6 +44,7 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     bytesSent: 0,
     queueBytes: 0,
     epochsSkipped: 0,
+    outputHold: parts.config.netHold,
     outputHeldFrames: framesHeld,
     outputReleasedFrames: framesReleased,
     outputDroppedFrames: framesDroppedClosed + framesDroppedFull,

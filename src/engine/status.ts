@@ -47,6 +47,8 @@ export interface NodeStatus {
   readonly bytesSent: number;
   readonly queueBytes: number;
   readonly epochsSkipped: number;
+  /** How the output of the machine's NICs is treated; `none`: it leaves before it is safe. */
+  readonly outputHold: 'all' | 'none';
   readonly outputHeldFrames: number;
   readonly outputReleasedFrames: number;
   readonly outputDroppedFrames: number;

@@ -72,6 +72,17 @@ export interface MachineMonitor {
   onEnd(listener: (error: RomulusError) => void): void;
 }
 
+/** A monitor in the thread that owns its connection. */
+export interface OwnMonitor extends MachineMonitor {
+  /** As `command`, handing the machine a descriptor of ours with it. */
+  commandWithDescriptor(
+    name: string,
+    args: object,
+    descriptor: number,
+    options?: { timeoutMs?: number },
+  ): Promise<unknown>;
+}
+
 /** One pause, as the machine went through it. Times are milliseconds. */
 export interface PauseReport extends SuspendReport {
   /** Device and CPU state at the instant it stopped. */
@@ -111,9 +122,11 @@ export interface Guest extends RunningGuest {
   readonly blocks: readonly RamBlock[];
   readonly disks: MachineDisks;
   /** Null when the machine has none that others may use. */
-  readonly monitor: MachineMonitor | null;
-  /** Unix socket of the machine's net; null when its output is not held by us. */
+  readonly monitor: OwnMonitor | null;
+  /** Unix socket of the machine's net, where the machine hands its output over by itself. */
   readonly netSocketPath: string | null;
+  /** Netdevs behind its NICs, by id, whose output is held with filters that its monitor puts in. */
+  readonly heldNetdevs: readonly string[];
   /** Where the machine reports its dirty pages itself, for the tracker `mprotect`. */
   readonly trackerSocketPath: string | null;
   /**

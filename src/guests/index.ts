@@ -25,6 +25,8 @@ export interface AttachGuestOptions {
   readonly diskMode: DiskMode;
   /** Called with the machine's monitor, if it has one, before anything of the machine is looked at. */
   readonly beforeLooking?: (monitor: MachineMonitor) => Promise<void>;
+  /** Whether what its NICs say is to be held. */
+  readonly holdsOutput: boolean;
 }
 
 /**

@@ -7,6 +7,7 @@ interface DescriptorsNative {
   duplicateDescriptor(fd: number): number;
   closeDescriptor(fd: number): void;
   shutDownSocket(fd: number): void;
+  sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void;
   punchHole(fd: number, offset: number, byteCount: number): boolean;
 }
 
@@ -46,4 +47,13 @@ export function shutDown(fd: number): void {
  */
 export function punchHole(fd: number, offset: number, byteCount: number): boolean {
   return callNative(() => loadNative<DescriptorsNative>().punchHole(fd, offset, byteCount));
+}
+
+/**
+ * Writes bytes to a connected unix socket and passes a descriptor with them. The caller keeps its
+ * own; nothing else may be waiting to be written to the socket.
+ * @throws {RomulusError} ERR_HOST_SEND_DESCRIPTOR when not all of it could be written at once.
+ */
+export function sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void {
+  callNative(() => loadNative<DescriptorsNative>().sendDescriptor(socket, bytes, descriptor));
 }

@@ -234,12 +234,17 @@ export class OutputGate {
   /** This node must not be heard any more: what is held is dropped. */
   close(): void {
     this.#mode = 'closed';
+    this.discard();
+    this.#mayWrite = (): boolean => false;
+  }
+
+  /** Drops what is held: the way on which it could have left is gone. */
+  discard(): void {
     this.#framesDroppedClosed += this.#heldCount;
     this.#held = [];
     this.#heldFirst = 0;
     this.#heldBytes = 0;
     this.#marks = [];
-    this.#mayWrite = (): boolean => false;
   }
 
   /** Tries again what may leave and has not left. Gives the number of frames that left. */

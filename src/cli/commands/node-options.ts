@@ -1,6 +1,6 @@
 /** The flags that `protect` and `backup` share, and how they become a node's configuration. */
 import type { Command } from 'commander';
-import type { NodeConfigInput } from '../../engine/config.ts';
+import type { NET_HOLDS, NodeConfigInput } from '../../engine/config.ts';
 import { GUEST_KINDS, type GuestKind } from '../../guests/kinds.ts';
 import type { QemuMapping } from '../../guests/qemu/profile/mapping.ts';
 import { qemuMappingFile } from '../qemu-mapping-file.ts';
@@ -45,6 +45,7 @@ export interface NodeFlags {
   readonly diskSync?: DiskSyncChoice;
   readonly fence?: string;
   readonly syncRate?: number;
+  readonly net?: `hold=${(typeof NET_HOLDS)[number]}`;
   readonly audit?: string;
   readonly json?: boolean;
 }
@@ -149,6 +150,11 @@ export function addNodeOptions(command: Command, name: string): Command {
       qemuMappingFile('--map'),
     )
     .option('--ram-dir <dir>', "where a copy's RAM is kept: on tmpfs (default) or hugetlbfs")
+    .option(
+      '--net <choice>',
+      'hold=all (what the machine says leaves when its epoch is safe) or hold=none (at once: connections may see lost output) (default: hold=all)',
+      oneOf('--net', ['hold=all', 'hold=none'] as const),
+    )
     .option('--audit <file>', 'append every act that matters after a failover to this file')
     .option('--json', 'events as JSON lines on stdout');
 }
@@ -179,6 +185,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.qemu !== undefined && { qemuBinary: flags.qemu }),
     ...(flags.map && { qemuMapping: flags.map }),
     ...(flags.ramDir !== undefined && { ramDirectory: flags.ramDir }),
+    ...(flags.net && { netHold: flags.net === 'hold=all' ? 'all' : 'none' }),
     ...(flags.audit !== undefined && { auditFile: flags.audit }),
   };
 }

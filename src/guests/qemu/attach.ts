@@ -15,6 +15,7 @@ import type {
 import { Guardian } from './guardian.ts';
 import { learnFromStream } from './learn.ts';
 import { matchByContent } from './match-content.ts';
+import { hasVhostNet, heldNetRefusals, netdevsOfNics } from './profile/net-hold.ts';
 import { readProfile } from './profile/read-profile.ts';
 import type { ProfileDrive, QemuProfile } from './profile/profile.ts';
 import { refusalsOf, refuseIfAny } from './profile/refusals.ts';
@@ -47,6 +48,8 @@ export interface AttachQemuOptions {
   readonly diskMode: DiskMode;
   /** Called before anything of the machine is looked at. */
   readonly beforeLooking?: (monitor: MachineMonitor) => Promise<void>;
+  /** Whether what its NICs say is to be held; what stands against it is refused then. */
+  readonly holdsOutput: boolean;
 }
 
 /** States in which there is a machine to protect. */
@@ -71,9 +74,11 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
     stateFile = new StateFile(pid);
     const profile = await readProfile(qmp, pid);
     const drives = options.diskMode === 'replicate' ? replicatedDrives(profile) : [];
+    const { holdsOutput } = options;
     refuseIfAny(nameOf(profile), [
       ...refusalsOf(profile),
       ...diskRefusals(drives, await blockJobs(qmp)),
+      ...(holdsOutput ? heldNetRefusals(profile, hasVhostNet(pid)) : []),
     ]);
     const listed = parseRamBlocks(await qmp.humanMonitor('info ramblock'));
     const { placed, learnt } = await place(qmp, {
@@ -97,6 +102,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
       blocks: placed.map((block, id) => ramBlock(block, id, pid)),
       guardian,
       stateFile,
+      heldNetdevs: holdsOutput ? netdevsOfNics(profile) : [],
       isRunning: running,
       fingerprint,
       fingerprintNow,

@@ -17,7 +17,7 @@ import type {
   GuestDescriptor,
   GuestLoss,
   MachineDisks,
-  MachineMonitor,
+  OwnMonitor,
   PauseReport,
   RamBlock,
 } from '../guest.ts';
@@ -51,6 +51,8 @@ export interface QemuGuestParts {
   readonly blocks: readonly RamBlock[];
   readonly guardian: Guardian;
   readonly stateFile: StateFile;
+  /** Netdevs whose output is to be held. */
+  readonly heldNetdevs: readonly string[];
   readonly isRunning: boolean;
   readonly fingerprint: MachineFingerprint;
   readonly fingerprintNow: string;
@@ -63,8 +65,9 @@ export class QemuGuest implements Guest {
   readonly blocks: readonly RamBlock[];
   readonly disks: MachineDisks;
   /** Mirroring the disks and holding the network's output are rooms of their own, which use this. */
-  readonly monitor: MachineMonitor;
+  readonly monitor: OwnMonitor;
   readonly netSocketPath = null;
+  readonly heldNetdevs: readonly string[];
   readonly trackerSocketPath = null;
   readonly #parts: QemuGuestParts;
   readonly #pauser: QmpPause;
@@ -87,6 +90,7 @@ export class QemuGuest implements Guest {
     this.disks = parts.disks;
     this.monitor = parts.qmp;
     this.blocks = parts.blocks;
+    this.heldNetdevs = parts.heldNetdevs;
     this.#isRunning = parts.isRunning;
     this.#startTime = processStartTime(parts.pid);
     this.#pauser = new QmpPause({

@@ -51,6 +51,7 @@ export class SimGuest implements Guest {
   readonly netSocketPath: string;
   readonly disks: MachineDisks & { readonly kind: 'socket' };
   readonly monitor = null;
+  readonly heldNetdevs = [];
   /** Where the machine reports dirty pages itself; null unless it runs with `--tracker mprotect`. */
   readonly trackerSocketPath: string | null;
   readonly #control: SimControl;

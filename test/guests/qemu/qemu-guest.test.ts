@@ -36,7 +36,11 @@ async function start(options: GuestOptions = {}): Promise<RunningGuest> {
 }
 
 async function attach(machine: RunningGuest): Promise<QemuGuest> {
-  const guest = await attachQemu({ qmpPath: machine.qmpPath, diskMode: 'none' });
+  const guest = await attachQemu({
+    qmpPath: machine.qmpPath,
+    diskMode: 'none',
+    holdsOutput: false,
+  });
   cleanups.push(() => guest.detach());
   return guest;
 }

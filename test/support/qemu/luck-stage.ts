@@ -61,6 +61,8 @@ export interface Ended {
 /** The stage of one test or of several that follow each other. */
 export class LuckStage {
   readonly stage: Stage;
+  /** What becomes of the machine's network backends on each side. */
+  readonly netdevs: Record<Side, Record<string, string>> = { a: {}, b: {} };
   readonly #serials: Record<Side, Ports>;
   readonly #links: readonly number[];
   readonly #clients: QmpClient[] = [];
@@ -174,6 +176,7 @@ export class LuckStage {
     writeFileSync(
       mapping,
       JSON.stringify({
+        netdevs: this.netdevs[side],
         chardevs: { [CONSOLE_ID]: backend(console), [CONTROL_ID]: backend(control) },
         drives: options.drives ?? {},
         extraArgs: ['-qmp', `unix:${this.path(`user-${side}.qmp`)},server=on,wait=off`],

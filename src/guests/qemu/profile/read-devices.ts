@@ -30,6 +30,14 @@ const OBJECT_PROPERTIES: Readonly<Record<string, readonly string[]>> = {
   iothread: ['poll-max-ns', 'poll-grow', 'poll-shrink', 'aio-max-batch'],
 };
 
+/** What an engine puts into a machine for as long as it is attached bears this in front. */
+const OUR_PREFIX = 'romulus-';
+
+/** Whether a thing with this name is no part of the machine but was put there to replicate it. */
+export function isOurs(name: string): boolean {
+  return name.startsWith(OUR_PREFIX);
+}
+
 /** Things asked about at the same time; the client takes no more commands than it can bound. */
 const BATCH_MAX = 8;
 
@@ -92,7 +100,8 @@ export async function readObjects(
   const children = await ask(client, 'qom-list', { path: '/objects' });
   const objects = children.flatMap(({ name, type }) => {
     const objectType = childType(type);
-    const isOther = objectType !== null && !objectType.startsWith('memory-backend-');
+    const isOther =
+      objectType !== null && !objectType.startsWith('memory-backend-') && !isOurs(name);
     return isOther ? [{ id: name, type: objectType }] : [];
   });
   return inBatches(objects.slice(0, PROFILE_ENTRIES_MAX), async ({ id, type }) => {

@@ -16,7 +16,7 @@ import {
   type QemuProfile,
   qemuProfileSchema,
 } from './profile.ts';
-import { type GivenNames, readDevices, readNics, readObjects } from './read-devices.ts';
+import { type GivenNames, isOurs, readDevices, readNics, readObjects } from './read-devices.ts';
 
 const MEBIBYTE = 1024 * 1024;
 /** Memory of a machine started without -m. */
@@ -93,7 +93,9 @@ export async function readProfile(client: QmpClient, pid: number): Promise<QemuP
     ),
     netdevs: netdevsIn(network, namesOf(options, 'netdev', 'id')),
     nics: await readNics(client, devices),
-    chardevs: chardevs.map(({ label, filename }) => ({ id: label, filename })),
+    chardevs: chardevs
+      .filter(({ label }) => !isOurs(label))
+      .map(({ label, filename }) => ({ id: label, filename })),
     tpms: (tpms ?? []).map(({ id }) => id),
     balloonBytes: balloon?.actual ?? null,
     migrationBlockers: migration['blocked-reasons'] ?? [],

@@ -14,6 +14,7 @@ export type RefusalCode =
   | 'vfio'
   | 'vhost-user'
   | 'vhost'
+  | 'net-queues'
   | 'shared-memory'
   | 'vtpm'
   | 'host-device'
@@ -124,26 +125,13 @@ export function refusalsOf(profile: QemuProfile): Refusal[] {
 
 /** What will work now, but not as well as it could, or not for long. */
 export function warningsOf(profile: QemuProfile): Refusal[] {
-  const netdevs = netdevOptions(profile).filter((netdev) => netdev.isOn('vhost'));
   const vsocks = profile.devices.filter(({ driver }) => driver.startsWith('vhost-vsock'));
-  return [
-    ...netdevs.map(
-      (netdev): Refusal => ({
-        code: 'vhost',
-        what: `-netdev ${netdev.get('id') ?? netdev.get('type') ?? ''}`,
-        why: 'with vhost the kernel sends frames past QEMU: output cannot be held back',
-        remedy: 'Start the machine with vhost=off on this netdev.',
-      }),
-    ),
-    ...vsocks.map(
-      (device): Refusal => ({
-        code: 'vhost',
-        what: nameOf(device),
-        why: 'connections over vsock end at a failover',
-        remedy: 'Expect that, or unplug the device.',
-      }),
-    ),
-  ];
+  return vsocks.map((device) => ({
+    code: 'vhost',
+    what: nameOf(device),
+    why: 'connections over vsock end at a failover',
+    remedy: 'Expect that, or unplug the device.',
+  }));
 }
 
 /**
@@ -193,7 +181,8 @@ function tpmRefusals(profile: QemuProfile): Refusal[] {
   }));
 }
 
-function netdevOptions(profile: QemuProfile): Arguments[] {
+/** What the command line says of network backends. */
+export function netdevOptions(profile: QemuProfile): Arguments[] {
   const { options } = parseArgv(['qemu', ...profile.argv]);
   return options
     .filter(({ name }) => name === 'netdev' || name === 'nic' || name === 'net')

@@ -16,8 +16,8 @@
  * A client does not start, stop or judge the machine, and leaves it as it is when it goes.
  */
 import { createConnection, type Socket } from 'node:net';
-import type { RomulusError } from '../../../base/errors.ts';
-import { descriptorOf } from '../../../native/descriptors.ts';
+import { type RomulusError, toRomulusError } from '../../../base/errors.ts';
+import { descriptorOf, sendDescriptor } from '../../../native/descriptors.ts';
 import { socketPeer } from '../../../native/host.ts';
 import {
   heldError,
@@ -55,6 +55,8 @@ interface Waiting {
   readonly command: string;
   readonly line: string;
   readonly isOutOfBand: boolean;
+  /** A descriptor that QEMU gets with the line. */
+  readonly descriptor: number | null;
   /** Null once the caller gave up; the answer is still to come. */
   settle: { resolve: (value: unknown) => void; reject: (error: RomulusError) => void } | null;
   readonly timer: NodeJS.Timeout;
@@ -165,7 +167,21 @@ export class QmpClient {
    *   ERR_TIMEOUT_GUEST_CONTROL, ERR_GUEST_LOST, ERR_LIMIT_GUEST_CONTROL.
    */
   async command(name: string, args?: object, options: QmpCommandOptions = {}): Promise<unknown> {
-    return this.#send(name, args, options, false);
+    return this.#send(name, args, options);
+  }
+
+  /**
+   * As `command`, and hands QEMU a descriptor of ours with it (`getfd`), which stays ours as well. One
+   * at a time: QEMU keeps the last that came until a command asks for it.
+   * @throws {RomulusError} ERR_HOST_SEND_DESCRIPTOR when QEMU does not read, else as `command`.
+   */
+  async commandWithDescriptor(
+    name: string,
+    args: object,
+    descriptor: number,
+    options: QmpCommandOptions = {},
+  ): Promise<unknown> {
+    return this.#send(name, args, options, { descriptor });
   }
 
   /**
@@ -179,7 +195,7 @@ export class QmpClient {
     options: QmpCommandOptions = {},
   ): Promise<unknown> {
     if (!this.hasOutOfBand) throw inBandOnlyError(this.path, name);
-    return this.#send(name, args, options, true);
+    return this.#send(name, args, options, { isOutOfBand: true });
   }
 
   /**
@@ -254,8 +270,9 @@ export class QmpClient {
     command: string,
     args: object | undefined,
     options: QmpCommandOptions,
-    isOutOfBand: boolean,
+    way: { readonly isOutOfBand?: boolean; readonly descriptor?: number } = {},
   ): Promise<unknown> {
+    const { isOutOfBand = false, descriptor = null } = way;
     if (this.#ended !== null) throw this.#ended;
     if (this.#inFlight.size + this.#queued.length >= QMP_COMMANDS_MAX) {
       throw tooManyError(this.path, QMP_COMMANDS_MAX);
@@ -269,7 +286,7 @@ export class QmpClient {
         this.#giveUp(waiting, timeoutMs);
       }, timeoutMs);
       const settle = { resolve, reject };
-      const waiting: Waiting = { id, command, line, isOutOfBand, settle, timer };
+      const waiting: Waiting = { id, command, line, isOutOfBand, descriptor, settle, timer };
       if (isOutOfBand) {
         this.#transmit(waiting);
       } else {
@@ -281,7 +298,20 @@ export class QmpClient {
 
   #transmit(waiting: Waiting): void {
     this.#inFlight.set(waiting.id, waiting);
-    this.#socket.write(waiting.line);
+    if (waiting.descriptor === null) this.#socket.write(waiting.line);
+    else this.#transmitWith(waiting, waiting.descriptor);
+  }
+
+  /** Past Node, which passes no descriptors; so nothing may wait in it that was said before. */
+  #transmitWith(waiting: Waiting, descriptor: number): void {
+    try {
+      if (this.#socket.writableLength > 0) throw tooManyError(this.path, QMP_COMMANDS_MAX);
+      sendDescriptor(this.descriptor, Buffer.from(waiting.line), descriptor);
+    } catch (error) {
+      this.#inFlight.delete(waiting.id);
+      clearTimeout(waiting.timer);
+      waiting.settle?.reject(toRomulusError(error));
+    }
   }
 
   #transmitQueued(): void {

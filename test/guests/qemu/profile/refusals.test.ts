@@ -7,6 +7,11 @@ import {
 } from '../../../../src/guests/qemu/profile/profile.ts';
 import { netdevsIn } from '../../../../src/guests/qemu/profile/read-profile.ts';
 import {
+  hasVhostNet,
+  heldNetRefusals,
+  netdevsOfNics,
+} from '../../../../src/guests/qemu/profile/net-hold.ts';
+import {
   refusalsOf,
   refuseIfAny,
   warningsOf,
@@ -67,10 +72,47 @@ describe('refusals', () => {
     );
   });
 
-  it('only warns of vhost', () => {
-    const profile = exampleProfile({ argv: ['-netdev', 'tap,id=n0,vhost=on'] });
+  it('warns of vsock, whose connections end', () => {
+    const profile = exampleProfile({ devices: [device('vhost-vsock-pci', 'v')] });
     expect(warningsOf(profile).map(({ code }) => code)).toEqual(['vhost']);
     expect(refusalsOf(profile)).toEqual([]);
+  });
+});
+
+describe('output that is to be held', () => {
+  const held = (argv: string[], opensVhost = false): string[] =>
+    heldNetRefusals(exampleProfile({ argv }), opensVhost).map(
+      ({ code, what }) => `${code} ${what}`,
+    );
+
+  it('passes through QEMU on an ordinary netdev', () => {
+    expect(held(['-netdev', 'tap,id=n0,vhost=off,queues=1', '-nic', 'user'])).toEqual([]);
+    expect(refusalsOf(exampleProfile({ argv: ['-netdev', 'tap,id=n0,vhost=on'] }))).toEqual([]);
+  });
+
+  it.each([
+    ['tap,id=n0,vhost=on', 'vhost -netdev n0'],
+    ['{"type":"tap","id":"n0","vhost":true,"fd":"3"}', 'vhost -netdev n0'],
+    ['tap,id=n0,vhostforce=on', 'vhost -netdev n0'],
+    ['tap,id=n0,queues=2', 'net-queues -netdev n0'],
+    ['tap,id=n0,fds=3:4', 'net-queues -netdev n0'],
+  ])('does not with %s', (netdev, refusal) => {
+    expect(held(['-netdev', netdev])).toEqual([refusal]);
+  });
+
+  it('does not on a netdev plugged later, which only the open vhost-net tells', () => {
+    expect(held(['-netdev', 'tap,id=n0'], true)).toEqual([
+      'vhost a netdev plugged after the start',
+    ]);
+    expect(hasVhostNet(process.pid)).toBe(false);
+    expect(() => hasVhostNet(2 ** 30)).toThrow(/cannot be seen/);
+  });
+
+  it('is that of the NICs with a netdev, each once', () => {
+    const nic = (netdev: string) => ({ device: 'x', netdev, mac: '52:54:00:00:00:01' });
+    expect(
+      netdevsOfNics(exampleProfile({ nics: [nic('b'), nic(''), nic('a'), nic('b')] })),
+    ).toEqual(['b', 'a']);
   });
 });
 

@@ -1,0 +1,12 @@
+/** Builds frame-fuzz.cc with the sanitizers and runs it; see page-fuzz.test.ts for its settings. */
+import { test } from 'vitest';
+import { runSanitized } from './sanitized.ts';
+
+test('no stream of a machine leaves the bounds of its tap, and no frame is lost uncounted', {
+  timeout: 120_000,
+}, (context) => {
+  const why = runSanitized({ harness: 'frame-fuzz.cc', sources: ['frame_queue.cc'], rounds: 40 });
+  if (why === null) return;
+  console.warn(`SKIPPED: the tap was not fuzzed, g++ has no sanitizers here: ${why}`);
+  context.skip();
+});
