@@ -37,6 +37,12 @@ export class BackupImage {
   readonly #apply: ApplyQueue;
   #standby: Standby | null = null;
   #restUntilMs = 0;
+  /**
+   * Ends with the last preparation asked for. One at a time: while a machine is being made its link
+   * may break, and the next link ask for an image, or the session end.
+   */
+  #preparing: Promise<void> = Promise.resolve();
+  #preparationsAsked = 0;
   /** The machine runs, or the session is over: whether it waits well is nobody's business any more. */
   #isDone = false;
 
@@ -68,8 +74,21 @@ export class BackupImage {
     this.#restUntilMs = nowMs() + IMAGE_REST_MS;
   }
 
-  /** Makes room for the image of this machine; answers the core. Never rejects. */
-  async prepare(
+  /**
+   * Makes room for the image of this machine; answers the core, unless another image is wanted by
+   * then. Never rejects.
+   */
+  prepare(linkId: number, plan: 'full' | 'changed', descriptor: GuestDescriptor): Promise<void> {
+    this.#preparationsAsked += 1;
+    const turn = this.#preparationsAsked;
+    this.#preparing = this.#preparing.then(async () => {
+      if (turn === this.#preparationsAsked && !this.#isDone)
+        await this.#prepare(linkId, plan, descriptor);
+    });
+    return this.#preparing;
+  }
+
+  async #prepare(
     linkId: number,
     plan: 'full' | 'changed',
     descriptor: GuestDescriptor,
@@ -142,6 +161,7 @@ export class BackupImage {
     const wasHandedOver = this.#isDone;
     this.#isDone = true;
     await this.#apply.close();
+    await this.#preparing;
     if (!wasHandedOver) await this.#standby?.discard();
   }
 

@@ -18,9 +18,9 @@ export interface NodeParts {
   /** What is behind the gate. */
   readonly outlet: OutletSwitch;
   readonly emit: (event: NodeEvent) => void;
-  /** Where frames from outside go from now on; null: nowhere. */
   /** Notes which machine this node runs, for an engine that is started again beside it. */
   readonly saveMachine: (machine: SavedMachine) => void;
+  /** Where frames from outside go from now on; null: nowhere. */
   readonly setMachine: (machine: MachineSocket | null) => void;
   /** Port of the outside line, if there is one. */
   readonly netPort: number | null;
