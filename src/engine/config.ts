@@ -99,6 +99,8 @@ const schema = z
       complain('fence', 'is for shared disks only');
     if (value.role === 'protect' && value.guest === 'sim' && value.disk !== 'replicate')
       complain('disk', 'of a simulated machine is always replicated');
+    if (value.role === 'protect' && value.guest === 'sim' && value.netHold !== 'all')
+      complain('netHold', 'of a simulated machine is always all');
     if (value.queueLowBytes >= value.queueHighBytes)
       complain('queueLowBytes', 'must be below the high watermark');
     if (value.arbiter === 'none' && value.onSilence === undefined)

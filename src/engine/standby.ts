@@ -38,6 +38,7 @@ export async function prepareStandby(options: {
     ...(simTracker !== undefined && { simTracker }),
     qemu: {
       diskMode: config.disk,
+      holdsOutput: config.netHold === 'all',
       ...(binary !== undefined && { binary }),
       ...(mapping !== undefined && { mapping }),
       ...(ramDirectory !== undefined && { ramDirectory }),

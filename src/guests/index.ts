@@ -64,6 +64,8 @@ export interface PrepareIncomingOptions {
   readonly qemu: {
     /** What the operator of this host says becomes of the disks. */
     readonly diskMode: DiskMode;
+    /** Whether what the machine's NICs say is to be held once it runs here. */
+    readonly holdsOutput: boolean;
     readonly binary?: string;
     readonly mapping?: QemuMapping;
     /** Where the RAM's file goes; on tmpfs. */

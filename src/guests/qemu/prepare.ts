@@ -10,6 +10,7 @@ import { openReplicas } from './incoming/replica-files.ts';
 import { refusalsOnBackup } from './profile/backup-check.ts';
 import { incomingCommandLine } from './profile/command-line.ts';
 import type { QemuMapping } from './profile/mapping.ts';
+import { heldNetRefusals } from './profile/net-hold.ts';
 import { type QemuProfile, qemuProfileSchema } from './profile/profile.ts';
 import { refuseIfAny } from './profile/refusals.ts';
 
@@ -26,6 +27,8 @@ export interface PrepareQemuOptions {
   readonly ramDirectory?: string;
   /** What the operator of this host says becomes of the disks. */
   readonly diskMode: DiskMode;
+  /** Whether what the machine's NICs say is to be held once it runs here. */
+  readonly holdsOutput: boolean;
 }
 
 /**
@@ -54,7 +57,10 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
   );
   refuseIfAny(descriptor.name, against);
   const noRam = Object.fromEntries(profile.memory.map(({ backendId }) => [backendId, '/dev/null']));
-  const { disks } = incomingCommandLine(profile, { ...ours, qmpPath: '', ram: noRam });
+  const { disks, args } = incomingCommandLine(profile, { ...ours, qmpPath: '', ram: noRam });
+  // A netdev of this host's may be such that its output could not be held after a promotion.
+  if (options.holdsOutput)
+    refuseIfAny(descriptor.name, heldNetRefusals({ ...profile, argv: [...args] }, false));
   const replicas = openReplicas(profile, disks, descriptor);
   try {
     return await prepareIncomingQemu({
