@@ -81,10 +81,12 @@ export class BackupImage {
   prepare(linkId: number, plan: 'full' | 'changed', descriptor: GuestDescriptor): Promise<void> {
     this.#preparationsAsked += 1;
     const turn = this.#preparationsAsked;
-    this.#preparing = this.#preparing.then(async () => {
+    const before = this.#preparing;
+    this.#preparing = (async (): Promise<void> => {
+      await before;
       if (turn === this.#preparationsAsked && !this.#isDone)
         await this.#prepare(linkId, plan, descriptor);
-    });
+    })();
     return this.#preparing;
   }
 
