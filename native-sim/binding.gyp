@@ -56,7 +56,7 @@
       'target_name': 'romulus-guardian',
       'type': 'executable',
       'product_extension': '',
-      'sources': ['src/guardian_main.cc'],
+      'sources': ['src/guardian_main.cc', 'src/guardian_rescue.cc', 'src/guardian_watch.cc'],
     },
     {
       'target_name': 'romulus-sim',

@@ -1,14 +1,22 @@
-// romulus-guardian: lets a QEMU machine run on when the engine that had stopped it for a checkpoint
-// died before it could. It takes no decision about roles, and touches neither a machine that runs
-// nor one that somebody else paused. Last of all it removes the file for device states that a dead
-// engine left behind.
+// romulus-guardian: keeps a QEMU machine going when its engine can not. It takes no decision about
+// roles: what it may do is written in the page that the engine shares with it (guardian_page.h).
 //
 //     romulus-guardian QMP_SOCKET STATE_FILE
-//                                      stdin: a pipe from the engine; descriptor 3: the pause word
+//                                      stdin: a socket to the engine; descriptor 3: the shared page
 //
-// The engine's death is the end of the pipe. A byte on the pipe is a farewell: the engine ends
-// orderly and needs nobody. The pause word (memory shared with the engine, native-sim/src/qmp_pause.h)
-// tells whether the death fell between `stop` and `cont`.
+// - The engine is frozen, or a thread of it hangs: sockets on which QEMU would wait for it are shut
+//   down (guardian_watch.h).
+// - The engine died: the end of stdin. A machine that it had stopped for a checkpoint runs on. What
+//   held the machine's output is taken out if the register said that this copy may run alone; else it
+//   stays, and drops every frame: that is the fence of a copy that may have been succeeded.
+//   Last of all the file for device states that it left behind is removed.
+//
+// It touches neither a machine that runs nor one that somebody else paused.
+//
+// The engine's words on the socket are 12 bytes each, numbers little-endian:
+//     u32 'w', u32 id, u32 beat word, and a descriptor beside them (SCM_RIGHTS): watch that socket
+//     u32 'u', u32 id, u32 0: watch it no more
+//     u32 'q', u32 0, u32 0: farewell, the engine ends orderly and needs nobody
 //
 // A process of its own, in native code, because it must be there already when the engine dies, cost
 // nothing until then, and share no fate with it: no heap to tear down, no event loop.
@@ -16,8 +24,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,96 +32,70 @@
 #include <cstring>
 #include <string>
 
+#include "fd.h"
+#include "guardian_clock.h"
+#include "guardian_page.h"
+#include "guardian_rescue.h"
+#include "guardian_watch.h"
+
 namespace {
 
-constexpr int kWordDescriptor = 3;
-// The engine's own connection to the socket ends only when the kernel has torn the engine down, and
-// QEMU serves one client at a time: so much for a large engine on a busy host.
-constexpr int kRescueMs = 60'000;
-constexpr int kRetryMs = 5;
-constexpr size_t kAnswerBytesMax = size_t{1} << 20;
+using romulus::Fd;
 
-int64_t NowMs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+constexpr int kPageDescriptor = 3;
+
+struct Word {
+  uint32_t what;
+  uint32_t id;
+  uint32_t beat_word;
+};
+static_assert(sizeof(Word) == 12);
+
+enum class Heard { kWord, kNothing, kEnd };
+
+// Reads one word of the engine's, which comes whole: it was sent in one piece.
+Heard Hear(Word* word, Fd* passed) {
+  iovec part{word, sizeof(*word)};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  const ssize_t got = recvmsg(STDIN_FILENO, &message, MSG_WAITALL | MSG_CMSG_CLOEXEC);
+  if (got < 0) return errno == EINTR ? Heard::kNothing : Heard::kEnd;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int fd = -1;
+    memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+    *passed = Fd(fd);
+  }
+  return got == sizeof(*word) ? Heard::kWord : Heard::kEnd;
 }
 
-// Waits for the engine's farewell or death; true when it died.
-bool EngineDied() {
+// Serves the engine until its farewell or death; true when it died.
+bool EngineDied(romulus::GuardianWatch* watch) {
   for (;;) {
-    char byte = 0;
-    const ssize_t got = read(STDIN_FILENO, &byte, 1);
-    if (got < 0 && errno == EINTR) continue;
-    return got <= 0;
+    pollfd ready{STDIN_FILENO, POLLIN, 0};
+    const int timeout_ms = watch->empty() ? -1 : static_cast<int>(romulus::kLookMs);
+    const int count = poll(&ready, 1, timeout_ms);
+    if (count > 0) {
+      Word word{};
+      Fd passed;
+      const Heard heard = Hear(&word, &passed);
+      if (heard == Heard::kEnd) return true;
+      if (heard == Heard::kWord && word.what == 'q') return false;
+      if (heard == Heard::kWord && word.what == 'w')
+        watch->Add(word.id, word.beat_word, std::move(passed));
+      if (heard == Heard::kWord && word.what == 'u') watch->Remove(word.id);
+    }
+    if (watch->empty()) continue;
+    const size_t cut = watch->Look(romulus::MonotonicMs());
+    if (cut > 0)
+      std::fprintf(stderr, "romulus-guardian: the engine is silent; %zu sockets were shut down\n",
+                   cut);
   }
-}
-
-bool WasInPause() {
-  void* word = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, kWordDescriptor, 0);
-  if (word == MAP_FAILED) return false;
-  const bool in_pause = __atomic_load_n(static_cast<uint32_t*>(word), __ATOMIC_SEQ_CST) != 0;
-  munmap(word, 4096);
-  return in_pause;
-}
-
-int Connect(const char* path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (strlen(path) >= sizeof(address.sun_path)) {
-    errno = ENAMETOOLONG;
-    return -1;
-  }
-  strcpy(address.sun_path, path);
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) return fd;
-  const int why = errno;
-  if (fd >= 0) close(fd);
-  errno = why;
-  return -1;
-}
-
-// Reads until a line holds `wanted` (the greeting, or a command's id).
-bool Expect(int fd, const char* wanted, int64_t deadline_ms) {
-  std::string received;
-  while (received.size() < kAnswerBytesMax) {
-    const int64_t left_ms = deadline_ms - NowMs();
-    if (left_ms <= 0) return false;
-    pollfd ready{fd, POLLIN, 0};
-    if (poll(&ready, 1, static_cast<int>(left_ms)) <= 0) continue;
-    char chunk[4096];
-    const ssize_t got = read(fd, chunk, sizeof(chunk));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    received.append(chunk, static_cast<size_t>(got));
-    const size_t at = received.find(wanted);
-    if (at != std::string::npos && received.find('\n', at) != std::string::npos) return true;
-  }
-  return false;
-}
-
-bool Ask(int fd, const char* line, const char* id, int64_t deadline_ms) {
-  const size_t length = strlen(line);
-  return send(fd, line, length, MSG_NOSIGNAL) == static_cast<ssize_t>(length) &&
-         Expect(fd, id, deadline_ms);
-}
-
-bool LetRunOn(const char* path) {
-  const int64_t deadline_ms = NowMs() + kRescueMs;
-  while (NowMs() < deadline_ms) {
-    const int fd = Connect(path);
-    // Nobody listens there any more: the machine died with its engine.
-    if (fd < 0 && (errno == ECONNREFUSED || errno == ENOENT)) return true;
-    const bool done =
-        fd >= 0 && Expect(fd, "\"QMP\"", deadline_ms) &&
-        Ask(fd, "{\"execute\":\"qmp_capabilities\",\"id\":\"guardian-hello\"}\n", "guardian-hello",
-            deadline_ms) &&
-        Ask(fd, "{\"execute\":\"cont\",\"id\":\"guardian-cont\"}\n", "guardian-cont", deadline_ms);
-    if (fd >= 0) close(fd);
-    if (done) return true;
-    usleep(kRetryMs * 1000);
-  }
-  return false;
 }
 
 // The file stands alone in a directory of its own.
@@ -133,13 +113,26 @@ int main(int argument_count, char** arguments) {
                  "usage: romulus-guardian QMP_SOCKET STATE_FILE (started by romulus protect)\n");
     return 2;
   }
-  // What ends a terminal or a service must not end the one that cleans up after it; the pipe does.
+  // What ends a terminal or a service must not end the one that cleans up after it; the socket does.
   for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) signal(number, SIG_IGN);
-  if (!EngineDied()) return 0;
-  const bool runs_on = !WasInPause() || LetRunOn(arguments[1]);
+  void* address =
+      mmap(nullptr, romulus::kGuardianPageBytes, PROT_READ, MAP_SHARED, kPageDescriptor, 0);
+  if (address == MAP_FAILED) {
+    std::perror("romulus-guardian: descriptor 3 is no page to share");
+    return 2;
+  }
+  const romulus::GuardianPage page(address);
+  romulus::GuardianWatch watch(page);
+  if (!EngineDied(&watch)) return 0;
+  watch.ShutDownAll();
+  const romulus::RescueOrder order{page.InPause(), page.RunsAlone() ? page.Filters() : 0};
+  const bool is_needed = order.resume || order.open_filters > 0;
+  const bool is_done = !is_needed || romulus::Rescue(arguments[1], order);
   RemoveStateFile(arguments[2]);
-  if (runs_on) return 0;
-  std::fprintf(stderr, "romulus-guardian: the machine at %s may still be paused; send it cont\n",
+  if (is_done) return 0;
+  std::fprintf(stderr,
+               "romulus-guardian: the machine at %s may still be paused, or without its network;"
+               " send it cont, and object-del for romulus-nf0 and so on\n",
                arguments[1]);
   return 1;
 }

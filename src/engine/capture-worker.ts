@@ -26,6 +26,7 @@ import { removeMirrors } from '../disks/qemu-mirror.ts';
 import { writesReceived } from '../disks/write-log.ts';
 import { Capture } from '../native/capture.ts';
 import { drainFrames, type TapEnds } from '../native/frame-tap.ts';
+import type { GuardianAddress } from '../native/guardian-link.ts';
 import { Memory } from '../native/memory.ts';
 import { useNativeCrc32c } from '../native/native-crc32c.ts';
 import { Baseline, type EncodedPages } from '../native/page-store.ts';
@@ -105,6 +106,7 @@ export interface AttachResult {
   readonly netSocketPath: string | null;
   /** How many netdevs `attachNet` will hold. */
   readonly heldNics: number;
+  readonly guardian: GuardianAddress | null;
 }
 
 export interface CaptureEvent {
@@ -218,6 +220,7 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
     disks: guest.disks,
     netSocketPath: guest.netSocketPath,
     heldNics: guest.heldNetdevs.length,
+    guardian: guest.guardian,
   };
 }
 

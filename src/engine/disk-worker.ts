@@ -15,6 +15,8 @@ import {
   type QemuDisks,
 } from '../disks/qemu-disk.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
+import type { GuardianAddress } from '../native/guardian-link.ts';
+import { GuardedDisks } from './guarded-disks.ts';
 import { RelayedMonitor } from './monitor-relay.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
@@ -22,6 +24,8 @@ type Settings = Omit<QemuDiskOptions, 'monitor' | 'epoch' | 'onLost' | 'onBase' 
 
 export interface DiskBegin {
   readonly monitor: MessagePort;
+  /** Who frees QEMU of us when the whole process stands still; null: nobody. */
+  readonly guardian: GuardianAddress | null;
   readonly server: WatchedServer;
   readonly settings: Settings;
 }
@@ -40,6 +44,7 @@ export type DiskEvent =
 
 interface Begun {
   readonly monitor: RelayedMonitor;
+  readonly guarded: GuardedDisks | null;
   readonly pulse: ServerPulse;
   readonly settings: Settings;
 }
@@ -56,7 +61,12 @@ function attached(): QemuDisks {
 async function begin(request: DiskBegin): Promise<void> {
   assert(begun === null, 'begun twice');
   const monitor = new RelayedMonitor(request.monitor);
-  begun = { monitor, pulse: new ServerPulse(request.server), settings: request.settings };
+  begun = {
+    monitor,
+    guarded: request.guardian === null ? null : new GuardedDisks(request.guardian),
+    pulse: new ServerPulse(request.server),
+    settings: request.settings,
+  };
   await removeMirrors(monitor);
 }
 
@@ -66,7 +76,7 @@ async function open({ since, epoch }: DiskTarget): Promise<{ totalBytes: number 
   if (disks !== null && since !== null && disks.canResume(since))
     return { totalBytes: disks.resume({ since, epoch }) };
   await detach();
-  const { monitor, pulse, settings } = begun;
+  const { monitor, guarded, pulse, settings } = begun;
   const mine = await attachQemuDisks({
     ...settings,
     monitor,
@@ -79,6 +89,7 @@ async function open({ since, epoch }: DiskTarget): Promise<{ totalBytes: number 
     },
     onConnection: (disk, descriptor) => {
       pulse.connection(disk, descriptor);
+      guarded?.connection(disk, descriptor);
     },
   });
   disks = mine;

@@ -14,6 +14,7 @@ import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.
 import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
 import type { WantedDisk } from '../disks/qemu-disk.ts';
 import { bytesWaiting, makeCounter } from '../disks/write-log.ts';
+import type { GuardianAddress } from '../native/guardian-link.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import type { DiskBegin, DiskEvent, DiskMethods, DiskTarget } from './disk-worker.ts';
 import { ThreadClient } from './thread-rpc.ts';
@@ -26,6 +27,8 @@ export interface MirroredDisksOptions {
   readonly socketPath: string;
   readonly owner?: { readonly uid: number; readonly gid: number };
   readonly bytesPerSecondMax?: number;
+  /** Who frees QEMU of us when the whole process stands still; null: nobody. */
+  readonly guardian: GuardianAddress | null;
   /** Lets the machine's monitor be used through the port. */
   readonly serveMonitor: (port: MessagePort) => Promise<void>;
   /** The disks can no longer be followed. */
@@ -86,9 +89,10 @@ export class MirroredDisks {
       },
     });
     this.#thread = { client, watchdog };
-    const { disks, socketPath, owner, bytesPerSecondMax, serveMonitor } = this.#options;
+    const { disks, socketPath, owner, bytesPerSecondMax, guardian, serveMonitor } = this.#options;
     const request: DiskBegin = {
       monitor: port2,
+      guardian,
       server,
       settings: {
         disks,

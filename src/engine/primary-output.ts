@@ -1,26 +1,40 @@
 /**
  * The primary's hand on the output gate: holds, releases, opens and closes it as the core says,
  * and keeps the books of it: the audit and how long an epoch took from its stop to its release.
+ *
+ * What is open by right of the register may stay so when this process dies: the machine's guardian
+ * is told, after the gate is opened and before it is held again, so that what it believes is never
+ * more than what is true.
  */
 import type { Epoch } from '../base/units.ts';
 import type { PrimaryEffect } from '../core/primary-types.ts';
+import type { GuardianLink } from '../native/guardian-link.ts';
 import type { Heartbeat } from '../signals/heartbeat.ts';
 import { nowMs } from './clock.ts';
 import type { EpochMeters } from './meters.ts';
 import type { NodeParts } from './node-parts.ts';
 
+export interface PrimaryOutputOptions {
+  readonly parts: NodeParts;
+  readonly heartbeat: Heartbeat;
+  readonly meters: EpochMeters;
+  readonly guardian: GuardianLink | null;
+}
+
 export class PrimaryOutput {
   readonly #parts: NodeParts;
   readonly #heartbeat: Heartbeat;
   readonly #meters: EpochMeters;
+  readonly #guardian: GuardianLink | null;
   /** When the checkpoint of each epoch not yet released was begun. */
   readonly #startedAtMs = new Map<number, number>();
   #framesThrough = 0;
 
-  constructor(parts: NodeParts, heartbeat: Heartbeat, meters: EpochMeters) {
+  constructor({ parts, heartbeat, meters, guardian }: PrimaryOutputOptions) {
     this.#parts = parts;
     this.#heartbeat = heartbeat;
     this.#meters = meters;
+    this.#guardian = guardian;
   }
 
   /** The checkpoint of this epoch was taken; it was begun at this time, milliseconds. */
@@ -34,6 +48,7 @@ export class PrimaryOutput {
   }
 
   hold(): void {
+    this.#guardian?.setRunsAlone(false);
     this.#parts.audit.record('hold', {});
     this.#parts.gate.hold();
   }
@@ -42,9 +57,11 @@ export class PrimaryOutput {
   open(generation: number): void {
     this.#parts.audit.record('open', { generation });
     this.#parts.gate.open();
+    this.#guardian?.setRunsAlone(true);
   }
 
   close(): void {
+    this.#guardian?.setRunsAlone(false);
     this.#parts.gate.close();
   }
 

@@ -11,6 +11,7 @@ import { asEpoch, NO_GENERATION } from '../base/units.ts';
 import { endProcess, ownerOf, processStartTime } from '../guests/process.ts';
 import type { LinkListener } from '../links/ws.ts';
 import { listenWs } from '../links/ws.ts';
+import { GuardianLink } from '../native/guardian-link.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
@@ -75,6 +76,8 @@ export class PrimaryRole implements Role {
       });
       const startTime = processStartTime(attached.pid);
       cleanups.push(() => capture.call('detach', undefined));
+      const guardian = attached.guardian === null ? null : new GuardianLink(attached.guardian);
+      cleanups.push(() => guardian?.close());
       this.#parts.saveMachine({
         instance,
         kind: address.kind,
@@ -91,6 +94,7 @@ export class PrimaryRole implements Role {
         net?.close();
       });
       const held = await this.#holdNet(capture, attached, (error) => session?.netLost(error));
+      guardian?.setFilterCount(held === null ? 0 : attached.heldNics);
       // Whose name the register never heard has changed nothing that the backup could rely on.
       cleanups.push(() => held?.detach((session?.core.status.word ?? null) === null));
       const heartbeat = await startHeartbeat({
@@ -111,6 +115,7 @@ export class PrimaryRole implements Role {
         core: this.#core(),
         instance,
         machinePid: attached.pid,
+        guardian,
         descriptor: attached.descriptor,
         openDisk: async (target) =>
           mirrored === null
@@ -157,7 +162,7 @@ export class PrimaryRole implements Role {
   }
 
   #mirroredDisks(
-    { disks, pid }: AttachResult,
+    { disks, guardian, pid }: AttachResult,
     capture: ThreadClient<CaptureMethods, CaptureEvent>,
     onLost: (error: RomulusError) => void,
   ): MirroredDisks | null {
@@ -167,6 +172,7 @@ export class PrimaryRole implements Role {
       disks: disks.disks,
       socketPath: join(stateDirectory, DISK_SOCKET),
       owner: ownerOf(pid),
+      guardian,
       ...(syncBytesPerSecond !== undefined && { bytesPerSecondMax: syncBytesPerSecond }),
       serveMonitor: (monitor) =>
         capture.call('followDisks', { monitor, counter: mirrored.counter }, [monitor]),

@@ -17,6 +17,7 @@ import type { Instance, RegisterWord } from '../core/register.ts';
 import type { Verdict } from '../core/verdict.ts';
 import type { GuestLoss } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
+import type { GuardianLink } from '../native/guardian-link.ts';
 import type { Heartbeat } from '../signals/heartbeat.ts';
 import { BackupLinks } from './backup-links.ts';
 import { CheckpointPipeline, type PipelineOptions } from './checkpoint-pipeline.ts';
@@ -40,6 +41,8 @@ export interface PrimarySessionOptions extends PipelineOptions {
   readonly instance: Instance;
   /** The machine's process. */
   readonly machinePid: number;
+  /** Who keeps the machine going when this process cannot; null when nobody needs to. */
+  readonly guardian: GuardianLink | null;
 }
 
 /** What of the pace can be changed while it runs, in milliseconds. */
@@ -75,7 +78,8 @@ export class PrimarySession {
     const scrub = this.#scrub;
     const step = (event: PrimaryEvent): void => this.#step(event);
     const pipeline = new CheckpointPipeline(options);
-    const output = new PrimaryOutput(parts, heartbeat, pipeline.meters);
+    const { meters } = pipeline;
+    const output = new PrimaryOutput({ parts, heartbeat, meters, guardian: options.guardian });
     const links = new BackupLinks({ parts, heartbeat, core, descriptor, pipeline, scrub, step });
     const onBroken = (error: RomulusError): void => {
       if (!this.#ended) links.closeAll(error);

@@ -5,6 +5,7 @@
  */
 import type { RomulusError } from '../base/errors.ts';
 import type { GuestDescriptor } from '../codec/guest-descriptor.ts';
+import type { GuardianAddress } from '../native/guardian-link.ts';
 
 export type { DiskMode, GuestDescriptor } from '../codec/guest-descriptor.ts';
 
@@ -129,6 +130,8 @@ export interface Guest extends RunningGuest {
   readonly heldNetdevs: readonly string[];
   /** Where the machine reports its dirty pages itself, for the tracker `mprotect`. */
   readonly trackerSocketPath: string | null;
+  /** Who keeps the machine going when this process cannot; null when nobody needs to. */
+  readonly guardian: GuardianAddress | null;
   /**
    * Stops the vCPUs at an instruction boundary, calls `whileStopped` once they stand, saves the
    * device state beside it, and lets the machine run on, whatever fails in between.

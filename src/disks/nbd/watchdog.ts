@@ -8,16 +8,14 @@
  * succeeds, the mirror ends, and the disk counts as lost: the backup needs a new first copy.
  *
  * The thread that watches must not be the one that waits for `stop`. It cannot help when the whole
- * process stands still; then QEMU waits until the process goes on or ends.
+ * process stands still: that is the guardian's part (src/native/guardian-link.ts).
  */
 import { assert } from '../../base/assert.ts';
 import { RomulusError } from '../../base/errors.ts';
 import { closeDuplicate, duplicate, shutDown } from '../../native/descriptors.ts';
+import { BEAT_MS, STALL_MS_MAX } from '../../native/guardian-link.ts';
 
-/** How long a guest's write may wait for us, milliseconds. */
-export const STALL_MS_MAX = 1000;
-/** Time between two beats of the server's thread, milliseconds. */
-export const BEAT_MS = 50;
+export { BEAT_MS, STALL_MS_MAX };
 /** Connections that can be shut down. */
 export const CONNECTIONS_WATCHED_MAX = 64;
 const NONE = -1;

@@ -1,29 +1,34 @@
 /**
- * The guardian of one QEMU machine: a tiny process that sends `cont` when this one dies in the
- * middle of a pause, removes the file for device states that we left, and does nothing else
- * (native-sim/src/guardian_main.cc). It outlives us, has its own session, and ends when the pipe to
- * it ends.
+ * The guardian of one QEMU machine: a tiny process that keeps the machine going when this one cannot
+ * (native-sim/src/guardian_main.cc). When we die it sends `cont` to a machine in the middle of a
+ * pause, takes out what holds its output if it may run alone, and removes the file for device states;
+ * when we freeze, it ends the connections that QEMU would wait on. It outlives us, has its own
+ * session, and ends when the socket to it ends. What it goes by is told through `GuardianLink`s.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { RomulusError } from '../../base/errors.ts';
-import { PAGE_BYTES } from '../../base/units.ts';
+import {
+  GUARDIAN_PAGE_BYTES,
+  type GuardianAddress,
+  guardianWord,
+} from '../../native/guardian-link.ts';
 import { GUARDIAN_EXECUTABLE } from '../../native/load.ts';
 import { Memory } from '../../native/memory.ts';
 
-/** A byte on the pipe tells it that nobody needs it any more. */
-const FAREWELL = 'q';
-
-/** A running guardian, and the word through which it knows whether a pause lasts. */
+/** A running guardian, and the page through which it knows what it must. */
 export class Guardian {
-  /** For the native pause, which sets its first word. */
-  readonly inPause: Memory;
+  /** The shared page; the native pause sets its first word. */
+  readonly page: Memory;
+  /** For other threads' links. */
+  readonly address: GuardianAddress;
   readonly #process: ChildProcess;
   #isDismissed = false;
 
-  private constructor(child: ChildProcess, inPause: Memory) {
+  private constructor(child: ChildProcess, page: Memory) {
     this.#process = child;
-    this.inPause = inPause;
+    this.page = page;
+    this.address = { socket: socketOf(child), page: page.fd };
   }
 
   /**
@@ -31,9 +36,9 @@ export class Guardian {
    * @throws {RomulusError} ERR_HOST_GUARDIAN when it cannot be started.
    */
   static async start(qmpPath: string, stateFilePath: string): Promise<Guardian> {
-    const inPause = Memory.create({ name: 'romulus-pause', bytes: PAGE_BYTES });
+    const page = Memory.create({ name: 'romulus-guardian', bytes: GUARDIAN_PAGE_BYTES });
     const child = spawn(GUARDIAN_EXECUTABLE, [qmpPath, stateFilePath], {
-      stdio: ['pipe', 'ignore', 'inherit', inPause.fd],
+      stdio: ['pipe', 'ignore', 'inherit', page.fd],
       detached: true,
     });
     // It may be gone before we say farewell; then there is nobody to say it to.
@@ -41,7 +46,7 @@ export class Guardian {
     try {
       await once(child, 'spawn');
     } catch (cause) {
-      inPause.close();
+      page.close();
       throw new RomulusError('ERR_HOST_GUARDIAN', 'the guardian of the machine cannot be started', {
         remedy: 'Run `npm rebuild romulus` (or `npm ci` in a checkout).',
         cause,
@@ -49,18 +54,26 @@ export class Guardian {
       });
     }
     child.unref();
-    return new Guardian(child, inPause);
+    return new Guardian(child, page);
   }
 
   get pid(): number {
     return this.#process.pid ?? 0;
   }
 
-  /** Sends it away, while no pause lasts. Idempotent. */
+  /** Sends it away, while no pause lasts; links to it must be closed. Idempotent. */
   dismiss(): void {
     if (this.#isDismissed) return;
     this.#isDismissed = true;
-    this.#process.stdin?.end(FAREWELL);
-    this.inPause.close();
+    this.#process.stdin?.end(guardianWord('q'));
+    this.page.close();
   }
+}
+
+/** Our end of the child's stdin, which is a unix socket: descriptors can be passed through it. */
+function socketOf(child: ChildProcess): number {
+  const { _handle: handle } = child.stdin as unknown as { _handle?: { fd?: unknown } | null };
+  const fd = handle?.fd;
+  if (typeof fd !== 'number' || fd < 0) throw new TypeError('a stream without a descriptor');
+  return fd;
 }

@@ -11,6 +11,7 @@
  * the machine must be attached to anew.
  */
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
+import type { GuardianAddress } from '../../native/guardian-link.ts';
 import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
 import type {
   Guest,
@@ -69,6 +70,7 @@ export class QemuGuest implements Guest {
   readonly netSocketPath = null;
   readonly heldNetdevs: readonly string[];
   readonly trackerSocketPath = null;
+  readonly guardian: GuardianAddress;
   readonly #parts: QemuGuestParts;
   readonly #pauser: QmpPause;
   readonly #startTime: string | null;
@@ -91,11 +93,12 @@ export class QemuGuest implements Guest {
     this.monitor = parts.qmp;
     this.blocks = parts.blocks;
     this.heldNetdevs = parts.heldNetdevs;
+    this.guardian = parts.guardian.address;
     this.#isRunning = parts.isRunning;
     this.#startTime = processStartTime(parts.pid);
     this.#pauser = new QmpPause({
       descriptor: parts.qmp.descriptor,
-      inPause: parts.guardian.inPause,
+      inPause: parts.guardian.page,
       statePath: parts.stateFile.path,
       timeoutMs: PAUSE_TIMEOUT_MS,
       rescueMs: RESCUE_TIMEOUT_MS,

@@ -49,6 +49,8 @@ export class SimGuest implements Guest {
   readonly blocks: readonly RamBlock[];
   readonly socketPath: string;
   readonly netSocketPath: string;
+  /** Its engine's death stops nothing in it. */
+  readonly guardian = null;
   readonly disks: MachineDisks & { readonly kind: 'socket' };
   readonly monitor = null;
   readonly heldNetdevs = [];

@@ -1,14 +1,8 @@
-/** A stock QEMU under our eyes: pauses, what its user does meanwhile, and what happens when we die. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+/** A stock QEMU under our eyes: pauses, and what its user does meanwhile. */
+import { readdirSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { attachQemu } from '../../../src/guests/qemu/attach.ts';
 import type { GuestLoss } from '../../../src/guests/guest.ts';
-import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
 import type { QemuGuest } from '../../../src/guests/qemu/qemu-guest.ts';
 import { checkDeviceState } from '../../../src/guests/qemu/stream/device-state.ts';
 import { isProcessAlive } from '../../../src/guests/process.ts';
@@ -20,11 +14,11 @@ import {
   type RunningGuest,
   startGuest,
 } from '../../support/qemu/start-guest.ts';
+import { type Cleanups, eventually, startForUser } from './user-machine.ts';
 
 const hasQemu = await requireQemu();
-const EVENTUALLY_MS = 10_000;
 
-const cleanups: (() => Promise<void> | void)[] = [];
+const cleanups: Cleanups = [];
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
 });
@@ -43,33 +37,6 @@ async function attach(machine: RunningGuest): Promise<QemuGuest> {
   });
   cleanups.push(() => guest.detach());
   return guest;
-}
-
-/** A machine with a second monitor, as its user would have one. */
-async function startForUser(
-  extraArgs: readonly string[] = [],
-): Promise<{ machine: RunningGuest; user: QmpClient }> {
-  const directory = mkdtempSync(join(tmpdir(), 'romulus-user-'));
-  cleanups.push(() => rmSync(directory, { recursive: true, force: true }));
-  const path = join(directory, 'user.qmp');
-  const machine = await start({
-    extraArgs: ['-qmp', `unix:${path},server=on,wait=off`, ...extraArgs],
-  });
-  const user = await QmpClient.connect(path);
-  cleanups.push(() => user.close());
-  return { machine, user };
-}
-
-async function eventually<T>(attempt: () => Promise<T>): Promise<T> {
-  const deadlineMs = performance.now() + EVENTUALLY_MS;
-  for (;;) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (performance.now() > deadlineMs) throw error;
-      await sleep(5);
-    }
-  }
 }
 
 function lossOf(guest: QemuGuest): Promise<GuestLoss> {
@@ -113,7 +80,7 @@ describe.runIf(hasQemu)('a running QEMU', () => {
   });
 
   test('is neither checkpointed nor resumed while its user has paused it', async () => {
-    const { machine, user } = await startForUser();
+    const { machine, user } = await startForUser(cleanups);
     const guest = await attach(machine);
     await user.command('stop');
     for (let round = 0; round < 3; round += 1)
@@ -140,7 +107,7 @@ describe.runIf(hasQemu)('a running QEMU', () => {
   });
 
   test('is another machine once a device was plugged in', async () => {
-    const { machine, user } = await startForUser(['-device', 'pcie-root-port,id=port0']);
+    const { machine, user } = await startForUser(cleanups, ['-device', 'pcie-root-port,id=port0']);
     const guest = await attach(machine);
     await guest.pause(() => undefined);
     const lost = lossOf(guest);
@@ -185,31 +152,5 @@ describe.runIf(hasQemu)('a running QEMU', () => {
       for (const capture of captures) pages += capture.capture().pages;
     });
     expect(pages).toBeGreaterThan(100);
-  });
-});
-
-describe.runIf(hasQemu)('the guardian', () => {
-  test('lets a machine run on whose engine died between stop and cont', async () => {
-    const { machine, user } = await startForUser();
-    const child = spawn(
-      process.execPath,
-      ['--import', 'tsx', new URL('die-in-pause.ts', import.meta.url).pathname, machine.qmpPath],
-      { stdio: ['ignore', 'pipe', 'inherit'] },
-    );
-    const [said] = (await once(child.stdout, 'data')) as [Buffer];
-    expect(String(said)).toBe('paused\n');
-    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
-    const stateFiles = readdirSync(`/proc/${child.pid}/fd`)
-      .map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`))
-      .filter((path) => path.startsWith('/dev/shm/romulus-'));
-    expect(stateFiles).toHaveLength(1);
-    child.kill('SIGKILL');
-    await eventually(async () => {
-      expect(await user.command('query-status')).toMatchObject({ status: 'running' });
-    });
-    await eventually(() => {
-      expect(stateFiles.filter((path) => existsSync(dirname(path)))).toEqual([]);
-      return Promise.resolve();
-    });
   });
 });

@@ -1,0 +1,20 @@
+// What the guardian says to QEMU once the engine is dead: the machine runs on, and, when it may be
+// heard, nothing holds its output any more.
+#pragma once
+
+#include <cstdint>
+
+namespace romulus {
+
+struct RescueOrder {
+  // The engine died between `stop` and `cont`.
+  bool resume = false;
+  // Filters romulus-nf0 up to this number are taken out; 0: they stay, and drop every frame.
+  uint32_t open_filters = 0;
+};
+
+// Carries the order out over the QMP socket at `path`. True when that is done, or when nobody is
+// there to be told: the machine died with its engine.
+bool Rescue(const char* path, const RescueOrder& order);
+
+}  // namespace romulus

@@ -1,0 +1,51 @@
+/**
+ * An engine in a process of its own, for what its guardian does when it freezes or dies: attaches to
+ * the machine at argv[2], does what argv[3] asks for, says `ready`, and stays.
+ *
+ * On its stdin, `hush` ends the beats and `release` the watch, after which the socket is closed.
+ */
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { attachQemu } from '../../../src/guests/qemu/attach.ts';
+import { descriptorOf } from '../../../src/native/descriptors.ts';
+import { BEAT_MS, GuardianLink } from '../../../src/native/guardian-link.ts';
+
+export interface EngineOrders {
+  readonly runsAlone?: boolean;
+  readonly filters?: number;
+  /** Dies in the middle of a pause. */
+  readonly pauses?: boolean;
+  /** A unix socket whose connection the guardian watches. */
+  readonly watched?: string;
+}
+
+const orders = JSON.parse(process.argv[3] ?? '{}') as EngineOrders;
+const guest = await attachQemu({
+  qmpPath: process.argv[2] ?? '',
+  diskMode: 'none',
+  holdsOutput: false,
+});
+const link = new GuardianLink(guest.guardian);
+link.setFilterCount(orders.filters ?? 0);
+link.setRunsAlone(orders.runsAlone ?? false);
+
+if (orders.watched !== undefined) {
+  const socket = connect(orders.watched);
+  await once(socket, 'connect');
+  const release = link.watch(descriptorOf(socket), 'disk');
+  const beats = setInterval(() => link.beat('disk'), BEAT_MS);
+  process.stdin.on('data', (said) => {
+    if (String(said).includes('hush')) clearInterval(beats);
+    if (!String(said).includes('release')) return;
+    release();
+    socket.destroy();
+  });
+}
+process.stdin.resume();
+
+if (orders.pauses === true)
+  await guest.pause(() => {
+    process.stdout.write('ready\n');
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  });
+else process.stdout.write('ready\n');

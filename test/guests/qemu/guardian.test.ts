@@ -1,0 +1,181 @@
+/** What the guardian does for a real machine when its engine freezes or dies, and what it leaves. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, test } from 'vitest';
+import type { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
+import { STALL_MS_MAX } from '../../../src/native/guardian-link.ts';
+import { requireQemu } from '../../support/qemu/require-qemu.ts';
+import type { EngineOrders } from './guarded-engine.ts';
+import { type Cleanups, eventually, startForUser } from './user-machine.ts';
+
+const hasQemu = await requireQemu();
+const NIC = ['-netdev', 'user,id=n0', '-device', 'virtio-net-pci,netdev=n0'];
+/** What the machine's own system does is of no interest here. */
+const UNBOOTED = { bootWait: false } as const;
+const TIMEOUT_MS = 90_000;
+/** A busy host may be late by so much, milliseconds. */
+const LATE_MS = 5000;
+
+const cleanups: Cleanups = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+
+async function startEngine(qmpPath: string, orders: EngineOrders): Promise<ChildProcess> {
+  const program = new URL('guarded-engine.ts', import.meta.url).pathname;
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', program, qmpPath, JSON.stringify(orders)],
+    { stdio: ['pipe', 'pipe', 'inherit'] },
+  );
+  const gone = once(child, 'exit');
+  cleanups.push(async () => {
+    child.kill('SIGKILL');
+    await gone;
+  });
+  const [said] = (await once(child.stdout, 'data')) as [Buffer];
+  expect(String(said)).toBe('ready\n');
+  return child;
+}
+
+/** Where the engine has device states written to. */
+function stateFileOf({ pid }: ChildProcess): string {
+  const files = readdirSync(`/proc/${pid}/fd`)
+    .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`))
+    .filter((path) => path.startsWith('/dev/shm/romulus-'));
+  expect(files).toHaveLength(1);
+  return files[0] ?? '';
+}
+
+/** Kills the engine and waits until its guardian has done everything: the last is that file. */
+async function killAndWait(engine: ChildProcess): Promise<void> {
+  const stateFile = stateFileOf(engine);
+  engine.kill('SIGKILL');
+  await eventually(() => expect(existsSync(dirname(stateFile))).toBe(false));
+}
+
+async function addFilters(user: QmpClient, ids: readonly string[]): Promise<void> {
+  for (const id of ids)
+    await user.command('object-add', {
+      'qom-type': 'filter-buffer',
+      id,
+      netdev: 'n0',
+      interval: 1_000_000,
+    });
+}
+
+async function filtersOf(user: QmpClient): Promise<string[]> {
+  const objects = (await user.command('qom-list', { path: '/objects' })) as { name: string }[];
+  return objects.map(({ name }) => name).filter((name) => name.includes('nf'));
+}
+
+/** Accepts one connection, and says when it ended. */
+async function listenOnce(
+  path: string,
+): Promise<{ socket: Promise<Socket>; ended: () => boolean }> {
+  let ended = false;
+  const server = createServer();
+  const socket = once(server, 'connection').then(([accepted]) => {
+    const near = accepted as Socket;
+    near.resume().on('end', () => {
+      ended = true;
+    });
+    near.on('error', () => {
+      ended = true;
+    });
+    cleanups.push(() => void near.destroy());
+    return near;
+  });
+  server.listen(path);
+  await once(server, 'listening');
+  cleanups.push(() => void server.close());
+  return { socket, ended: () => ended };
+}
+
+describe.runIf(hasQemu)('an engine that died', { timeout: TIMEOUT_MS }, () => {
+  test('between stop and cont: its machine runs on, its file is removed', async () => {
+    const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
+    const engine = await startEngine(machine.qmpPath, { pauses: true });
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    await killAndWait(engine);
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  test('alone by the register: what held the output is taken out, and nothing else', async () => {
+    const { machine, user } = await startForUser(cleanups, NIC, UNBOOTED);
+    await addFilters(user, ['romulus-nf0', 'romulus-nf1', 'somebodys-nf0']);
+    // One more than there is: gone already is as good as gone.
+    const engine = await startEngine(machine.qmpPath, { runsAlone: true, filters: 3 });
+    expect(await filtersOf(user)).toHaveLength(3);
+    await killAndWait(engine);
+    expect(await filtersOf(user)).toEqual(['somebodys-nf0']);
+  });
+
+  test('in a pause, alone: both', async () => {
+    const { machine, user } = await startForUser(cleanups, NIC, UNBOOTED);
+    await addFilters(user, ['romulus-nf0']);
+    const engine = await startEngine(machine.qmpPath, {
+      pauses: true,
+      runsAlone: true,
+      filters: 1,
+    });
+    await killAndWait(engine);
+    expect(await filtersOf(user)).toEqual([]);
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  test('not alone: its output stays closed', async () => {
+    const { machine, user } = await startForUser(cleanups, NIC, UNBOOTED);
+    await addFilters(user, ['romulus-nf0']);
+    const engine = await startEngine(machine.qmpPath, { pauses: true, filters: 1 });
+    await killAndWait(engine);
+    expect(await filtersOf(user)).toEqual(['romulus-nf0']);
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+  });
+});
+
+describe.runIf(hasQemu)('a socket that QEMU would wait on', { timeout: TIMEOUT_MS }, () => {
+  async function watched(): Promise<{ engine: ChildProcess; ended: () => boolean }> {
+    const { machine, directory } = await startForUser(cleanups, [], UNBOOTED);
+    const path = join(directory, 'served.sock');
+    const { socket, ended } = await listenOnce(path);
+    const engine = await startEngine(machine.qmpPath, { watched: path });
+    await socket;
+    return { engine, ended };
+  }
+
+  test('is left alone while its thread beats, and shut down when the engine freezes', async () => {
+    const { engine, ended } = await watched();
+    await sleep(2 * STALL_MS_MAX);
+    expect(ended()).toBe(false);
+    engine.kill('SIGSTOP');
+    await sleep(STALL_MS_MAX / 2);
+    expect(ended()).toBe(false);
+    const stoppedMs = performance.now();
+    await eventually(() => expect(ended()).toBe(true));
+    expect(performance.now() - stoppedMs).toBeLessThan(STALL_MS_MAX + LATE_MS);
+  });
+
+  test('is shut down when its thread alone is silent', async () => {
+    const { engine, ended } = await watched();
+    engine.stdin?.write('hush\n');
+    await eventually(() => expect(ended()).toBe(true));
+    expect(engine.exitCode).toBeNull();
+  });
+
+  test('ends when it is closed, once the guardian was told', async () => {
+    const { engine, ended } = await watched();
+    engine.stdin?.write('release\n');
+    await eventually(() => expect(ended()).toBe(true));
+  });
+
+  test('ends with the engine', async () => {
+    const { engine, ended } = await watched();
+    await killAndWait(engine);
+    await eventually(() => expect(ended()).toBe(true));
+  });
+});
