@@ -3,11 +3,15 @@
  * exact, a lost attachment leaves the network closed until it is replaced, and a removed one leaves
  * nothing behind. Method: a guest that sends numbered frames, and the other end of its wire.
  */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { RomulusError } from '../../src/base/errors.ts';
 import { VIRTIO_MODULES } from '../../src/drill/qemu/guest-image.ts';
+import { ensureQemu } from '../../src/drill/qemu/qemu-versions.ts';
 import { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
 import { drainFrames } from '../../src/native/frame-tap.ts';
 import type { NetOutlet } from '../../src/nets/net.ts';
@@ -248,6 +252,71 @@ describe.runIf(hasQemu)('the filters', () => {
       again.redirector.close();
       redirector.close();
       expect(await traces(monitor)).toEqual(before);
+    } finally {
+      await cleanUp();
+    }
+  });
+});
+
+/** Runs QEMU in a network namespace of its own that has a tap. */
+const IN_NAMESPACE = `#!/bin/sh
+exec unshare -n sh -c 'ip tuntap add tap0 mode tap && ip link set tap0 up && exec "$0" "$@"' QEMU "$@"
+`;
+
+/** Frames that came out of the guest into the tap of its namespace. */
+function framesOut(pid: number): number {
+  const line = /^\s*tap0:\s*\d+\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/net/dev`, 'utf8'));
+  return Number(line?.[1] ?? 0);
+}
+
+function mayMakeTaps(): boolean {
+  const made = spawnSync('unshare', ['-n', 'ip', 'tuntap', 'add', 'tap0', 'mode', 'tap']);
+  if (made.status === 0) return true;
+  process.stderr.write(`SKIPPED: filters on a tap: ${made.stderr?.toString() ?? 'no unshare'}\n`);
+  return false;
+}
+
+describe.runIf(hasQemu && mayMakeTaps())('a tap', () => {
+  test('carries what is let out, and nothing else', { timeout: 90_000 }, async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'romulus-tap-'));
+    cleanups.push(() => rmSync(folder, { recursive: true, force: true }));
+    const qemu = join(folder, 'qemu');
+    writeFileSync(qemu, IN_NAMESPACE.replace('QEMU', await ensureQemu()), { mode: 0o755 });
+    try {
+      const machine = await startGuest({
+        qemu,
+        memoryMib: 128,
+        run: ['frames'],
+        kernelArgs: [`romulus.modules=${VIRTIO_MODULES.join(',')}`, 'romulus.frames=200/200'],
+        extraArgs: [
+          '-netdev',
+          'tap,id=n0,ifname=tap0,script=no,downscript=no',
+          '-device',
+          'virtio-net-pci,netdev=n0',
+        ],
+      });
+      cleanups.push(() => machine.stop());
+      const monitor = await QmpClient.connect(machine.qmpPath, { timeoutMs: WAIT_MS });
+      cleanups.push(() => monitor.close());
+      const out = (): number => framesOut(machine.pid);
+      await until('frames', () => out() > 10);
+      const { gate, redirector, lost } = await attach(monitor, ['n0'], 'holding');
+      await sleep(50);
+      const here = out();
+      await until('held frames', () => gate.counters.framesHeld > 40);
+      expect(out()).toBe(here);
+      gate.mark(1, 20);
+      gate.release(1, yes);
+      await until('the released frames', () => out() === here + 20);
+      await sleep(100);
+      expect(out()).toBe(here + 20);
+      gate.open();
+      await until('all frames', () => out() > here + 100);
+      redirector.letGo();
+      await removeFilters(monitor);
+      const after = out();
+      await until('frames without a filter', () => out() > after + 20);
+      expect(lost).toEqual([]);
     } finally {
       await cleanUp();
     }
