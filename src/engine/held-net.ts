@@ -9,6 +9,7 @@
  */
 import type { Logger } from 'pino';
 import { type RomulusError, toRomulusError } from '../base/errors.ts';
+import { BEAT_WORDS, type GuardianLink } from '../native/guardian-link.ts';
 import type { OutletSwitch } from '../nets/outlet-switch.ts';
 import type { OutputGate } from '../nets/output-gate.ts';
 import { Redirector } from '../nets/redirector/redirector.ts';
@@ -23,6 +24,8 @@ export interface HeldNetOptions {
   readonly gate: OutputGate;
   readonly outlet: OutletSwitch;
   readonly log: Logger;
+  /** Frees QEMU of us when this whole process is frozen or killed. */
+  readonly guardian: GuardianLink | null;
   /** How many netdevs the capture thread's machine has. */
   readonly nicCount: number;
   /** QEMU let go of us: the network is closed until it is attached to anew. At most once. */
@@ -35,11 +38,16 @@ export class HeldNet {
   readonly #redirector: Redirector;
   /** Whether the network was closed when we came: by one who held it and died. */
   readonly #wasClosed: boolean;
+  readonly #unwatch: () => void;
 
-  private constructor(options: HeldNetOptions, redirector: Redirector, wasClosed: boolean) {
+  private constructor(
+    options: HeldNetOptions,
+    found: { redirector: Redirector; wasClosed: boolean; unwatch: () => void },
+  ) {
     this.#options = options;
-    this.#redirector = redirector;
-    this.#wasClosed = wasClosed;
+    this.#redirector = found.redirector;
+    this.#wasClosed = found.wasClosed;
+    this.#unwatch = found.unwatch;
   }
 
   /**
@@ -47,20 +55,33 @@ export class HeldNet {
    * @throws {RomulusError} ERR_NET_FILTER, ERR_NET_TAP; the network is then as it was found.
    */
   static async attach(options: HeldNetOptions): Promise<HeldNet> {
-    const { capture, gate, outlet, log, nicCount, onLost } = options;
+    const { capture, gate, outlet, log, guardian, nicCount, onLost } = options;
     const wasShut = gate.mode === 'closed';
     if (wasShut) gate.hold();
     let redirector: Redirector | null = null;
+    let unwatch = (): void => undefined;
     try {
-      redirector = new Redirector({ gate, nicCount, onLost });
+      redirector = new Redirector({
+        gate,
+        nicCount,
+        onLost,
+        ...(guardian !== null && { beat: { memory: guardian.page, index: BEAT_WORDS.net } }),
+      });
+      if (guardian !== null) {
+        const ends = redirector.captureEnds.map((end) => guardian.watch(end, 'net'));
+        unwatch = (): void => {
+          for (const end of ends) end();
+        };
+      }
       const { tapId, farEnds } = redirector;
       outlet.use(redirector);
       const { wasClosed } = await capture.call('attachNet', { tapId, farEnds });
       redirector.handedOver();
       log.info({ nics: nicCount, wasClosed }, "the machine's network output is held");
-      return new HeldNet(options, redirector, wasClosed);
+      return new HeldNet(options, { redirector, wasClosed, unwatch });
     } catch (error) {
       outlet.use(null);
+      unwatch();
       redirector?.close();
       if (wasShut) gate.close();
       throw error;
@@ -86,6 +107,7 @@ export class HeldNet {
       log.info({ error: toRomulusError(error).toJSON() }, 'the filters of the machine stay');
     } finally {
       outlet.use(null);
+      this.#unwatch();
       this.#redirector.close();
       gate.discard();
     }

@@ -16,7 +16,7 @@ import { workerUrl } from '../native/worker-url.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent, CaptureMethods } from './capture-worker.ts';
-import { HeldNet } from './held-net.ts';
+import { HeldNet, type HeldNetOptions } from './held-net.ts';
 import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
 import type { Role, RoleOutcome, RunningMachine } from './node.ts';
@@ -93,7 +93,12 @@ export class PrimaryRole implements Role {
         this.#parts.setMachine(null);
         net?.close();
       });
-      const held = await this.#holdNet(capture, attached, (error) => session?.netLost(error));
+      const lostBefore: RomulusError[] = [];
+      const onNetLost = (error: RomulusError): void => {
+        if (session === null) lostBefore.push(error);
+        else session.netLost(error);
+      };
+      const held = await this.#holdNet(capture, attached, { guardian, onLost: onNetLost });
       guardian?.setFilterCount(held === null ? 0 : attached.heldNics);
       // Whose name the register never heard has changed nothing that the backup could rely on.
       cleanups.push(() => held?.detach((session?.core.status.word ?? null) === null));
@@ -138,6 +143,7 @@ export class PrimaryRole implements Role {
       });
       if (promoted === null) session.start();
       else session.startPromoted(promoted.word);
+      for (const error of lostBefore) session.netLost(error);
       if (this.#stopAsked) session.shutdown();
       const outcome = await session.outcome;
       // Who lost its link before it could be told learns it from the heartbeats.
@@ -190,7 +196,7 @@ export class PrimaryRole implements Role {
   async #holdNet(
     capture: ThreadClient<CaptureMethods, CaptureEvent>,
     attached: AttachResult,
-    onLost: (error: RomulusError) => void,
+    ends: Pick<HeldNetOptions, 'guardian' | 'onLost'>,
   ): Promise<HeldNet | null> {
     const { gate, outlet, log, config } = this.#parts;
     if (config.netHold === 'none')
@@ -199,7 +205,7 @@ export class PrimaryRole implements Role {
       );
     const { heldNics: nicCount } = attached;
     if (nicCount === 0) return null;
-    return await HeldNet.attach({ capture, gate, outlet, log, nicCount, onLost });
+    return await HeldNet.attach({ capture, gate, outlet, log, nicCount, ...ends });
   }
 
   stop(): void {

@@ -105,23 +105,25 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
     expect(wireB.numbers[0]).toBeGreaterThan(lastOfA);
   });
 
-  it('opens again, by the register, for an engine that is started again', async () => {
+  it('is opened by the guardian of an engine that ran alone, and held by the next one', async () => {
     const { wireA } = await start();
-    const first = stage.startNode('a', 'protect');
-    await untilStatus(first, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wireA);
-    first.child.process.kill('SIGKILL');
-    await first.child.gone;
-    expect(await isSilent(wireA)).toBe(true);
-
-    const second = stage.startNode('a', 'protect');
-    await untilStatus(second, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wireA);
     const user = await stage.userMonitor();
     const filters = async (): Promise<string[]> => {
       const objects = (await user.command('qom-list', { path: '/objects' })) as { name: string }[];
       return objects.map(({ name }) => name).filter((name) => name.startsWith('romulus-'));
     };
+    const first = stage.startNode('a', 'protect');
+    await untilStatus(first, 'attachment', ({ state }) => state === 'unprotected');
+    await speaks(wireA);
+    expect(await filters()).toEqual(['romulus-nf0']);
+    first.child.process.kill('SIGKILL');
+    await first.child.gone;
+    await until('an open network', async () => (await filters()).length === 0);
+    await speaks(wireA);
+
+    const second = stage.startNode('a', 'protect');
+    await untilStatus(second, 'attachment', ({ state }) => state === 'unprotected');
+    await speaks(wireA);
     expect(await filters()).toEqual(['romulus-nf0']);
 
     // Somebody breaks our sockets: closed at once, attached to anew, open again.
@@ -133,5 +135,20 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
     await second.child.gone;
     expect(await filters()).toEqual([]);
     await speaks(wireA);
+  });
+
+  it('is freed of a frozen engine, and held again when it wakes', async () => {
+    const { wireA } = await start();
+    const node = stage.startNode('a', 'protect');
+    await untilStatus(node, 'attachment', ({ state }) => state === 'unprotected');
+    await speaks(wireA);
+    node.child.process.kill('SIGSTOP');
+    // Closed, but the guest goes on: nothing in it waits for us.
+    expect(await isSilent(wireA)).toBe(true);
+    const said = stage.consoleOf('a').lines.length;
+    await until('the guest', () => stage.consoleOf('a').lines.length > said + 50);
+    node.child.process.kill('SIGCONT');
+    await speaks(wireA);
+    expect(node.child.isGone()).toBe(false);
   });
 });

@@ -7,7 +7,12 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RomulusError } from '../../base/errors.ts';
-import { FrameTap, type TapCounters, type TapEnds } from '../../native/frame-tap.ts';
+import {
+  FrameTap,
+  type FrameTapOptions,
+  type TapCounters,
+  type TapEnds,
+} from '../../native/frame-tap.ts';
 import type { NetOutlet } from '../net.ts';
 import type { OutputGate } from '../output-gate.ts';
 
@@ -18,8 +23,8 @@ export interface RedirectorOptions {
   readonly nicCount: number;
   /** QEMU closed a socket or broke the format: the network is closed from here on. At most once. */
   readonly onLost: (error: RomulusError) => void;
-  /** For tests; see FrameTap. */
-  readonly framesMax?: number;
+  /** Where the reading thread notes that it lives; see FrameTap. */
+  readonly beat?: FrameTapOptions['beat'];
 }
 
 /** Frames of a QEMU's NICs to the gate and back. */
@@ -30,7 +35,7 @@ export class Redirector implements NetOutlet {
 
   /** @throws {RomulusError} ERR_NET_TAP. */
   constructor(options: RedirectorOptions) {
-    const { gate, nicCount, onLost, framesMax } = options;
+    const { gate, nicCount, onLost, beat } = options;
     this.#tap = new FrameTap({
       ports: nicCount,
       onFrame: (frame, port) => gate.receive(frame, port),
@@ -41,7 +46,7 @@ export class Redirector implements NetOutlet {
         this.#isLost = true;
         onLost(error);
       },
-      ...(framesMax !== undefined && { framesMax }),
+      ...(beat !== undefined && { beat }),
     });
     gate.machineConnected();
   }
