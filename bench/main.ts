@@ -1,6 +1,6 @@
 /**
  * `npm run bench [-- --quick] [--only NAME]... [--save] [--stress SECONDS]
- * [--drills COUNT]`: measures every area, one
+ * [--drills COUNT] [--seconds SECONDS]`: measures every area, one
  * after the other, and writes `bench/out/<area>.json`, `bench/out/all.json` and a report with plots.
  * With --save also `bench/results` and `bench/plots`, which are committed.
  *
@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { CLI_PATH } from '../src/drill/node-process.ts';
-import { type Area, AREAS, type RunSettings } from './lib/areas.ts';
+import { type Area, AREAS, type RunSettings, SOAK_SECONDS_MAX } from './lib/areas.ts';
 import { hostFacts, loadNow } from './lib/host.ts';
 import { drawPlot } from './lib/plot.ts';
 import { plotsOf } from './lib/plots.ts';
@@ -32,18 +32,28 @@ const STRESS_SECONDS_FULL = 60;
 const STRESS_SECONDS_MAX = 1000;
 const DRILLS: { readonly [mode in Mode]: number } = { quick: 2, full: 20 };
 const DRILLS_MAX = 40;
+const SOAK_SECONDS: { readonly [mode in Mode]: number } = { quick: 30, full: 1800 };
 
-const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECONDS] [--drills COUNT] [--save]
+function namesOf(onlyByName: boolean): string {
+  return AREAS.filter((area) => (area.onlyByName ?? false) === onlyByName)
+    .map(({ name }) => name)
+    .join(', ');
+}
+
+const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECONDS] [--drills COUNT]
+                        [--seconds SECONDS] [--save]
 
   --quick            a few samples of each, in under three minutes: shows that all works
   --only NAME        this area alone; may be given again
   --stress SECONDS   how long every core is kept busy to see whether anybody is called dead falsely
                      (full runs: ${STRESS_SECONDS_FULL}, quick ones: 0); needs stress-ng
   --drills COUNT     drills of each kind (full runs: ${DRILLS.full}, quick ones: ${DRILLS.quick})
+  --seconds SECONDS  how long qemu-soak goes on (full: ${SOAK_SECONDS.full}, quick: ${SOAK_SECONDS.quick})
   --report           measure nothing: write the report of bench/results anew
   --save             also write bench/results and bench/plots
 
-Areas: ${AREAS.map(({ name }) => name).join(', ')}
+Areas: ${namesOf(false)}
+Only by name: ${namesOf(true)}
 `;
 
 function usageError(text: string): never {
@@ -66,6 +76,7 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
     report: { type: 'boolean', default: false },
     stress: { type: 'string' },
     drills: { type: 'string' },
+    seconds: { type: 'string' },
     help: { type: 'boolean', default: false },
   } as const;
   let values: ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
@@ -92,9 +103,16 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
     STRESS_SECONDS_MAX,
   );
   const drills = wholeNumber('--drills', values.drills ?? String(DRILLS[mode]), DRILLS_MAX);
+  const soakSeconds = wholeNumber(
+    '--seconds',
+    values.seconds ?? String(SOAK_SECONDS[mode]),
+    SOAK_SECONDS_MAX,
+  );
   return {
-    settings: { mode, stressSeconds, drills },
-    areas: only.length === 0 ? AREAS : AREAS.filter(({ name }) => only.includes(name)),
+    settings: { mode, stressSeconds, drills, soakSeconds },
+    areas: AREAS.filter(({ name, onlyByName }) =>
+      only.length === 0 ? onlyByName !== true : only.includes(name),
+    ),
     save: values.save,
   };
 }

@@ -8,17 +8,23 @@ export interface RunSettings {
   readonly stressSeconds: number;
   /** How many drills of each kind `failover` runs. */
   readonly drills: number;
+  /** How long `qemu-soak` goes on. */
+  readonly soakSeconds: number;
 }
 
 export interface Area {
   readonly name: string;
   readonly title: string;
+  /** Left out unless it is named. */
+  readonly onlyByName?: true;
   /** Longest it may take; after that it is ended and counts as failed. */
   readonly withinSeconds: { readonly [mode in Mode]: number };
   readonly run: (settings: RunSettings) => Promise<BenchResult>;
 }
 
 const MIB = 1024 * 1024;
+/** A day. */
+export const SOAK_SECONDS_MAX = 86_400;
 
 function isQuick({ mode }: RunSettings): boolean {
   return mode === 'quick';
@@ -96,6 +102,41 @@ export const AREAS: readonly Area[] = [
       (await import('../qemu-peers.bench.ts')).run(
         isQuick(settings) ? { seconds: 3, dirtySets: [1000] } : {},
       ),
+  },
+  {
+    name: 'qemu-disk',
+    title: "A real QEMU's disk under protection",
+    withinSeconds: { quick: 420, full: 1500 },
+    run: async (settings) =>
+      (await import('../qemu-disk.bench.ts')).run(
+        isQuick(settings)
+          ? {
+              syncMib: 64,
+              syncRounds: 1,
+              writeSeconds: 4,
+              writeRounds: 1,
+              policySeconds: 4,
+              nodesWarmMs: 2000,
+            }
+          : {},
+      ),
+  },
+  {
+    name: 'qemu-net',
+    title: "A real QEMU's network under protection",
+    withinSeconds: { quick: 420, full: 1500 },
+    run: async (settings) =>
+      (await import('../qemu-net.bench.ts')).run(
+        isQuick(settings) ? { seconds: 2, rounds: 1, nodesWarmMs: 2000 } : {},
+      ),
+  },
+  {
+    name: 'qemu-soak',
+    title: 'A real QEMU with disk and network under protection, for long',
+    onlyByName: true,
+    withinSeconds: { quick: 300, full: SOAK_SECONDS_MAX + 300 },
+    run: async ({ soakSeconds }) =>
+      (await import('../qemu-soak.bench.ts')).run({ seconds: soakSeconds }),
   },
   {
     name: 'sweep',

@@ -75,7 +75,9 @@ export function reportText(
   const ordered = AREAS.map(({ name }) => records.get(name)).filter(
     (record) => record !== undefined,
   );
-  const missing = AREAS.filter(({ name }) => !records.has(name)).map(({ name }) => name);
+  const missing = AREAS.filter(
+    ({ name, onlyByName }) => onlyByName !== true && !records.has(name),
+  ).map(({ name }) => name);
   const [newest] = [...ordered].sort((left, right) =>
     right.startedAt.localeCompare(left.startedAt),
   );

@@ -41,7 +41,11 @@ export class Surroundings {
    * Makes what the options ask for, installing what is missing.
    * @throws {RomulusError} ERR_HOST_PACKAGES, ERR_HOST_NAMESPACES, ERR_HOST_HELPER
    */
-  static async make(options: QemuDrillOptions, stage: Stage, say: Say): Promise<Surroundings> {
+  static async make(
+    options: Pick<QemuDrillOptions, 'disk' | 'net'>,
+    stage: Stage,
+    say: Say,
+  ): Promise<Surroundings> {
     const { disk, net } = options;
     if (net) await ensureTools(['ip', 'ping', 'redis-benchmark'], say);
     if (disk) await ensureTools(['mke2fs', 'e2fsck', 'debugfs', 'redis-check-rdb'], say);

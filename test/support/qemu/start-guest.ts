@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlLine } from '../../../src/drill/qemu/control-line.ts';
-import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
+import { type GuestImage, guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { type MachineOptions, machineArguments } from '../../../src/drill/qemu/machine.ts';
 import { ensureQemu } from '../../../src/drill/qemu/qemu-versions.ts';
 import { SerialLine } from '../../../src/drill/qemu/serial-line.ts';
@@ -19,6 +19,10 @@ export interface GuestOptions extends Partial<MachineOptions> {
   readonly qemu?: string;
   /** Resolve as soon as QMP listens, without waiting for the guest to boot. */
   readonly bootWait?: boolean;
+  /** The test guest without services by default. */
+  readonly image?: GuestImage;
+  /** What QEMU is run by, such as `ip netns exec NAME`. */
+  readonly launcher?: readonly string[];
 }
 
 /** A running machine. */
@@ -43,7 +47,7 @@ export interface RunningGuest {
 
 /** Starts the machine and waits until its programs run (or, `bare` or without `bootWait`, until QMP listens). */
 export async function startGuest(options: GuestOptions = {}): Promise<RunningGuest> {
-  const image = await guestImage();
+  const image = options.image ?? (await guestImage());
   const binary = options.qemu ?? (await ensureQemu());
   const directory = mkdtempSync(join(tmpdir(), 'romulus-guest-'));
   const paths = {
@@ -55,7 +59,8 @@ export async function startGuest(options: GuestOptions = {}): Promise<RunningGue
   const controlPort = await SerialLine.listen(paths.control);
   const control = new ControlLine(controlPort);
   const args = machineArguments(image, paths, { memoryMib: 256, run: ['counter'], ...options });
-  const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'], cwd: directory });
+  const [command = binary, ...words] = [...(options.launcher ?? []), binary, ...args];
+  const child = spawn(command, words, { stdio: ['ignore', 'ignore', 'pipe'], cwd: directory });
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     if (stderr.length < STDERR_CHARACTERS_MAX) stderr += text;
