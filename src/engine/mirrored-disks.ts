@@ -31,6 +31,8 @@ export interface MirroredDisksOptions {
   readonly guardian: GuardianAddress | null;
   /** Lets the machine's monitor be used through the port. */
   readonly serveMonitor: (port: MessagePort) => Promise<void>;
+  /** A view was opened, and so many bytes are to be sent. */
+  readonly onOpened: (target: DiskTarget, totalBytes: number) => void;
   /** The disks can no longer be followed. */
   readonly onLost: (error: RomulusError) => void;
 }
@@ -120,6 +122,7 @@ export class MirroredDisks {
     if (this.#thread === null) await this.start();
     const { client } = this.#mustRun();
     const { totalBytes } = await client.call('open', target);
+    this.#options.onOpened(target, totalBytes);
     const view = new MirroredView(client, {
       totalBytes,
       untilBase: () =>

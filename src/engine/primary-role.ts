@@ -182,6 +182,8 @@ export class PrimaryRole implements Role {
       ...(syncBytesPerSecond !== undefined && { bytesPerSecondMax: syncBytesPerSecond }),
       serveMonitor: (monitor) =>
         capture.call('followDisks', { monitor, counter: mirrored.counter }, [monitor]),
+      onOpened: ({ since }, totalBytes) =>
+        this.#parts.log.info({ since, totalBytes }, 'the disks are sent'),
       onLost,
     });
     return mirrored;

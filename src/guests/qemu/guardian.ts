@@ -57,6 +57,11 @@ export class Guardian {
     return new Guardian(child, page);
   }
 
+  /** The machine stands at our wish, or does no more, outside of a native pause. */
+  noteStopped(isStopped: boolean): void {
+    if (!this.#isDismissed) this.page.write(0, Uint8Array.of(isStopped ? 1 : 0, 0, 0, 0));
+  }
+
   get pid(): number {
     return this.#process.pid ?? 0;
   }

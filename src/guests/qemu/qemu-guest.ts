@@ -24,6 +24,7 @@ import type {
 } from '../guest.ts';
 import { endProcess, hasEndedWithin, processStartTime } from '../process.ts';
 import type { Guardian } from './guardian.ts';
+import { guardedMonitor } from './guarded-monitor.ts';
 import { ask } from './qmp/commands.ts';
 import type { QmpEvent } from './qmp/messages.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
@@ -90,7 +91,7 @@ export class QemuGuest implements Guest {
     this.descriptor = parts.descriptor;
     this.pid = parts.pid;
     this.disks = parts.disks;
-    this.monitor = parts.qmp;
+    this.monitor = guardedMonitor(parts.qmp, parts.guardian);
     this.blocks = parts.blocks;
     this.heldNetdevs = parts.heldNetdevs;
     this.guardian = parts.guardian.address;
