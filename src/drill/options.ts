@@ -21,6 +21,8 @@ export type Kill = (typeof KILLS)[number];
 interface CommonOptions {
   readonly memoryBytes: number;
   readonly intervalMs: number;
+  /** How soon output that waits ends an epoch; 0: never early; null: as the nodes think best. */
+  readonly minIntervalMs: number | null;
   readonly kill: Kill;
   readonly seed: number;
   /** After the failover: start the killed side again and fail over the other way. */
@@ -66,3 +68,8 @@ export interface QemuDrillOptions extends CommonOptions {
 }
 
 export type DrillOptions = SimDrillOptions | QemuDrillOptions;
+
+/** The value of `--min-interval` that says so many milliseconds. */
+export function minIntervalText(minIntervalMs: number): string {
+  return minIntervalMs === 0 ? 'off' : `${minIntervalMs}ms`;
+}

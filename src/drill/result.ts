@@ -19,6 +19,7 @@ export interface DrillResult {
   readonly seed: number;
   readonly memoryBytes: number;
   readonly intervalMs: number;
+  readonly minIntervalMs: number | null;
   readonly tracker: string | null;
   /** Epochs that were acknowledged before the strike. */
   readonly epochs: number;
@@ -80,9 +81,9 @@ export type DrillVerdict = Omit<DrillResult, 'story' | 'evidence'>;
 /** The settings that every result repeats. */
 export function settingsOf(
   options: DrillOptions,
-): Pick<DrillResult, 'kill' | 'seed' | 'memoryBytes' | 'intervalMs'> {
-  const { kill, seed, memoryBytes, intervalMs } = options;
-  return { kill, seed, memoryBytes, intervalMs };
+): Pick<DrillResult, 'kill' | 'seed' | 'memoryBytes' | 'intervalMs' | 'minIntervalMs'> {
+  const { kill, seed, memoryBytes, intervalMs, minIntervalMs } = options;
+  return { kill, seed, memoryBytes, intervalMs, minIntervalMs };
 }
 
 /** What the primary said of itself last before the strike. */

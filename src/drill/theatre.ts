@@ -12,7 +12,7 @@ import { type Child, Stage } from './children.ts';
 import { type AuditLine, readAudit, type Takeover } from './evidence.ts';
 import { machineOf } from './machine-note.ts';
 import { CLI_PATH, NodeProcess, type PromotedEvent } from './node-process.ts';
-import type { DrillOptions } from './options.ts';
+import { type DrillOptions, minIntervalText } from './options.ts';
 import { freePorts } from './ports.ts';
 
 /** All of a drill is on this host. */
@@ -249,6 +249,7 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
     const peer = this.plans[index === 0 ? 1 : 0]?.host ?? HOST;
     const { link = 0, heartbeat = 0 } = this.#dial[index === 0 ? 1 : 0] ?? {};
     if (plan === undefined) throw new RangeError('a drill has two nodes');
+    const { minIntervalMs } = this.options;
     return [
       index === 0 ? 'protect' : 'backup',
       '--guest',
@@ -267,6 +268,7 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
       `file:${this.stage.path('arbiter')}`,
       '--interval',
       `${this.options.intervalMs}ms`,
+      ...(minIntervalMs === null ? [] : ['--min-interval', minIntervalText(minIntervalMs)]),
       '--tracker',
       this.options.tracker,
       '--audit',

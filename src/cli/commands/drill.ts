@@ -8,6 +8,7 @@ import {
   type DrillOptions,
   KILLS,
   type Kill,
+  minIntervalText,
   QEMU_WORKLOADS,
   WORKLOADS,
 } from '../../drill/options.ts';
@@ -15,7 +16,7 @@ import type { DrillObserver } from '../../drill/observer.ts';
 import { type DrillResult, type DrillSummary, summarise } from '../../drill/result.ts';
 import type { NodeStatus } from '../../engine/status.ts';
 import { EXIT_FAILED } from '../exit-codes.ts';
-import { durationMs, oneOf, sizeBytes, wholeNumber } from '../options.ts';
+import { durationMs, durationMsOrOff, oneOf, sizeBytes, wholeNumber } from '../options.ts';
 import { colorsFor, formatBytes, formatMs, LiveLine, table } from '../render.ts';
 
 const SEED_MAX = 0x7fff_ffff;
@@ -30,6 +31,7 @@ interface DrillFlags {
   readonly memory: number;
   readonly rate?: number;
   readonly interval: number;
+  readonly minInterval?: number;
   readonly kill: Kill;
   readonly times: number;
   readonly seed?: number;
@@ -164,10 +166,12 @@ function serviceRows(result: DrillResult): [string, string][] {
 }
 
 function replayCommand(result: DrillResult): string {
+  const { minIntervalMs } = result;
+  const pace = minIntervalMs === null ? '' : ` --min-interval ${minIntervalText(minIntervalMs)}`;
   return (
     `romulus drill --guest ${result.guest} --workload ${result.workload} --kill ${result.kill} ` +
     `--seed ${result.seed} --memory ${result.memoryBytes / 1024}K --interval ${result.intervalMs}ms` +
-    `${result.diskBad === null ? '' : ' --disk'}${result.tcpSurvived === null ? '' : ' --net'}`
+    `${pace}${result.diskBad === null ? '' : ' --disk'}${result.tcpSurvived === null ? '' : ' --net'}`
   );
 }
 
@@ -223,6 +227,7 @@ function optionsOf(flags: DrillFlags, seed: number): DrillOptions {
   const common = {
     memoryBytes: flags.memory,
     intervalMs: flags.interval,
+    minIntervalMs: flags.minInterval ?? null,
     kill: flags.kill,
     seed,
     rejoin: flags.rejoin === true,
@@ -337,6 +342,11 @@ export function addDrill(program: Command): void {
       wholeNumber('--rate', { min: 1, max: RATE_MAX }),
     )
     .option('--interval <duration>', 'length of an epoch (default: 25ms)', durationMs('--interval'))
+    .option(
+      '--min-interval <duration>',
+      'how soon output that waits ends an epoch early; off: never (default: as the nodes do)',
+      durationMsOrOff('--min-interval'),
+    )
     .option('--kill <kind>', `what strikes: ${KILLS.join(', ')}`, oneOf('--kill', KILLS), 'sigkill')
     .option(
       '--times <count>',
