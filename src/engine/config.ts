@@ -78,6 +78,8 @@ const schema = z
     disk: z.enum(DISK_MODES).default('replicate'),
     /** Run by a shell before a copy is started on shared disks; exit code 0: the other side is fenced. */
     fence: z.string().min(1).max(4096).optional(),
+    /** Run by a shell once a copy was promoted here and runs, for instance to move its address. */
+    promoteHook: z.string().min(1).max(4096).optional(),
     /** Whether what a QEMU's NICs say waits for its epoch, or leaves at once and may be taken back. */
     netHold: z.enum(NET_HOLDS).default('all'),
     auditFile: z.string().min(1).optional(),

@@ -7,6 +7,7 @@ import type { OutputGate } from '../nets/output-gate.ts';
 import type { Audit } from './audit.ts';
 import type { NodeConfig } from './config.ts';
 import type { SavedMachine } from './node-state.ts';
+import type { PromoteHook } from './promote-hook.ts';
 import type { NodeEvent } from './status.ts';
 
 export interface NodeParts {
@@ -17,6 +18,8 @@ export interface NodeParts {
   readonly gate: OutputGate;
   /** What is behind the gate. */
   readonly outlet: OutletSwitch;
+  /** The operator's command that follows a promotion. */
+  readonly promoteHook: PromoteHook;
   readonly emit: (event: NodeEvent) => void;
   /** Notes which machine this node runs, for an engine that is started again beside it. */
   readonly saveMachine: (machine: SavedMachine) => void;

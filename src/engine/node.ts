@@ -28,6 +28,7 @@ import type { NodeParts } from './node-parts.ts';
 import { NodeState, type SavedMachine } from './node-state.ts';
 import { PrimaryRole } from './primary-role.ts';
 import type { PaceChanges } from './primary-session.ts';
+import { PromoteHook } from './promote-hook.ts';
 import type { NodeEvent, NodeStatus } from './status.ts';
 
 /** How long a partner may take, besides its promises, to take over from an engine that died. */
@@ -128,6 +129,13 @@ export class Node {
     });
     const outlet = new OutletSwitch(await this.#openLine());
     const gate = new OutputGate({ outlet, nowMs, mode: 'closed' });
+    const emit = (event: NodeEvent): void => this.#emit(event);
+    const promoteHook = new PromoteHook({
+      command: this.#config.promoteHook ?? null,
+      node: this.#config.node,
+      log: this.#log,
+      emit,
+    });
     const parts: NodeParts = {
       config: this.#config,
       log: this.#log,
@@ -135,7 +143,8 @@ export class Node {
       arbiter,
       gate,
       outlet,
-      emit: (event) => this.#emit(event),
+      promoteHook,
+      emit,
       saveMachine: (machine) => this.#state.save(machine),
       setMachine: (machine) => {
         this.#machine = machine;
@@ -153,6 +162,7 @@ export class Node {
       await this.#play(parts);
     } finally {
       clearInterval(progress);
+      await promoteHook.settled();
       await this.#line?.close();
       await arbiter.close();
       this.#audit.close();

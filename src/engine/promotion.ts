@@ -131,6 +131,11 @@ export class Promotion {
     };
     parts.audit.record('promoted', facts);
     parts.emit({ event: 'promoted', ...facts });
+    void parts.promoteHook.run({
+      guest: this.#started.standby.descriptor.name,
+      generation: facts.generation,
+      epoch: facts.epoch,
+    });
     return this.#started;
   }
 }

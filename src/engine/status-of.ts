@@ -53,6 +53,7 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     diskCount: 0,
     diskWaitingBytes: 0,
     peer: null,
+    promoteHook: parts.promoteHook.status,
     tracker: null,
     pid: process.pid,
     netPort: parts.netPort,

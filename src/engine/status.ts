@@ -13,6 +13,12 @@ export interface PeerStatus {
   readonly connected: boolean;
 }
 
+export interface HookStatus {
+  readonly state: 'running' | 'done' | 'failed';
+  /** How it ended, and the last of what it said; empty while it runs. */
+  readonly why: string;
+}
+
 /** Keys are stable; units are in the names. */
 export interface NodeStatus {
   readonly schemaVersion: 1;
@@ -66,6 +72,8 @@ export interface NodeStatus {
   /** Bytes of disk writes that wait for their epoch. */
   readonly diskWaitingBytes: number;
   readonly peer: PeerStatus | null;
+  /** How `--promote-hook` ended after the last promotion here; null before there was one. */
+  readonly promoteHook: HookStatus | null;
   readonly tracker: string | null;
   readonly pid: number;
   readonly netPort: number | null;
@@ -106,6 +114,7 @@ export type NodeEvent =
       readonly runningAtNs: string;
       readonly why: string;
     }
+  | ({ readonly event: 'promoteHook' } & HookStatus)
   | { readonly event: 'fenced'; readonly why: string }
   | {
       readonly event: 'error';

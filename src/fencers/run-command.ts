@@ -2,7 +2,8 @@
  * Runs a command of the operator's by a shell: bounded in time and in what is kept of its words, in a
  * process group of its own, of which nothing is left when it is late.
  */
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 
 /** Characters kept of what a command says, the last ones. */
 const WORDS_CHARACTERS_MAX = 2000;
@@ -27,11 +28,11 @@ export function runCommand(
   },
 ): Promise<CommandEnd> {
   return new Promise((resolve) => {
-    const child = spawn('/bin/sh', ['-c', command], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...options.environment },
-      detached: true,
-    });
+    const child = shellOf(command, options.environment);
+    if (child instanceof Error) {
+      resolve({ isSuccess: false, isLate: false, how: child.message, said: 'it said nothing' });
+      return;
+    }
     let said = '';
     let isLate = false;
     const listen = (text: string): void => {
@@ -57,6 +58,22 @@ export function runCommand(
       setImmediate(() => end(code === 0, signal === null ? `exit code ${code}` : signal));
     });
   });
+}
+
+/** What Node will not even try, such as a zero byte in the name of a machine, is thrown by it. */
+function shellOf(
+  command: string,
+  environment: Readonly<Record<string, string>>,
+): ChildProcessByStdio<null, Readable, Readable> | Error {
+  try {
+    return spawn('/bin/sh', ['-c', command], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...environment },
+      detached: true,
+    });
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 function killGroup(pid: number | undefined): void {

@@ -161,12 +161,15 @@ async function startCable(to: number): Promise<{ port: number; server: Server; c
   };
 }
 
-async function startAll(ports: Ports): Promise<{ a: ChildProcess; b: ChildProcess }> {
+async function startAll(
+  ports: Ports,
+  extraOfB: readonly string[] = [],
+): Promise<{ a: ChildProcess; b: ChildProcess }> {
   start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'kv');
   await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
   const a = startPrimary(ports);
   await until('a', async () => (await status('a')) !== null);
-  const b = start(...argsOfB(ports));
+  const b = start(...argsOfB(ports), ...extraOfB);
   await until('protection', async () => (await status('a'))?.state === 'protected');
   return { a, b };
 }
@@ -200,6 +203,27 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
     process.kill(machineOf(join(directory, 'b')).pid, 'SIGKILL');
     await end(b, 'SIGKILL');
     expect(await askRedis(ports.gateway, ['INCR', 'visits'])).toMatchObject({ value: 4 });
+  });
+
+  it('tell of a promote hook that failed, and run the machine all the same', async () => {
+    const ports = await choosePorts();
+    const said = join(directory, 'hook');
+    const hook = `echo $ROMULUS_NODE $ROMULUS_GENERATION > ${said}; echo no bridge; exit 5`;
+    const { a } = await startAll(ports, ['--promote-hook', hook]);
+    expect((await status('b'))?.promoteHook).toBeNull();
+    process.kill(machineOf(join(directory, 'a')).pid, 'SIGKILL');
+    await end(a, 'SIGKILL');
+    await until('the hook', async () => (await status('b'))?.promoteHook?.state === 'failed');
+    await until('b as primary', async () => (await status('b'))?.state === 'unprotected');
+    const after = await status('b');
+    expect(after).toMatchObject({
+      role: 'primary',
+      promoteHook: { why: 'exit code 5: no bridge' },
+    });
+    expect(readFileSync(said, 'utf8')).toBe(`b ${after?.generation}\n`);
+    expect((await run('status', '--state-dir', join(directory, 'b'))).stdout).toContain(
+      'no bridge',
+    );
   });
 
   it('can be asked, adjusted, scrubbed, and refuse what would lose output', async () => {

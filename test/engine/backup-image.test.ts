@@ -12,6 +12,7 @@ import type { BackupEvent } from '../../src/core/backup-types.ts';
 import { Audit } from '../../src/engine/audit.ts';
 import { BackupImage } from '../../src/engine/backup-image.ts';
 import { parseNodeConfig } from '../../src/engine/config.ts';
+import { PromoteHook } from '../../src/engine/promote-hook.ts';
 import type { GuestDescriptor } from '../../src/guests/guest.ts';
 import { attachSim } from '../../src/guests/sim/sim-guest.ts';
 import { OutletSwitch } from '../../src/nets/outlet-switch.ts';
@@ -56,6 +57,12 @@ beforeEach(async () => {
       arbiter: openArbiter('none', { ownWordPath: join(directory, 'word.json') }),
       gate: new OutputGate({ outlet, nowMs: () => performance.now(), mode: 'closed' }),
       outlet,
+      promoteHook: new PromoteHook({
+        command: null,
+        node: 'b',
+        log: pino({ level: 'silent' }),
+        emit: () => undefined,
+      }),
       emit: () => undefined,
       saveMachine: () => undefined,
       setMachine: () => undefined,

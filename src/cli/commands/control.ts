@@ -66,7 +66,14 @@ export function statusRows(status: NodeStatus): [string, string][] {
         : `${status.peer.node}, ${status.peer.connected ? 'connected' : 'not connected'}`,
     ],
     ['tracker', status.tracker ?? '-'],
+    ...hookRow(status),
   ];
+}
+
+function hookRow({ promoteHook }: NodeStatus): [string, string][] {
+  if (promoteHook === null) return [];
+  const { state, why } = promoteHook;
+  return [['promote hook', why === '' ? state : `${state}: ${why}`]];
 }
 
 function statusLine(status: NodeStatus): string {

@@ -44,6 +44,7 @@ export interface NodeFlags {
   readonly disk?: DiskMode;
   readonly diskSync?: DiskSyncChoice;
   readonly fence?: string;
+  readonly promoteHook?: string;
   readonly syncRate?: number;
   readonly net?: `hold=${(typeof NET_HOLDS)[number]}`;
   readonly audit?: string;
@@ -131,6 +132,10 @@ export function addNodeOptions(command: Command, name: string): Command {
       'with --disk shared: makes sure the other side cannot write, before a copy starts; exit code 0: done',
     )
     .option(
+      '--promote-hook <command>',
+      'runs once a copy was promoted here, for instance to move its address; its failure is told, and changes nothing',
+    )
+    .option(
       '--sync-rate <size>',
       'bytes a second that a first image may take (default: no limit)',
       sizeBytes('--sync-rate'),
@@ -181,6 +186,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.disk && { disk: flags.disk }),
     ...(flags.diskSync !== undefined && { diskSync: flags.diskSync }),
     ...(flags.fence !== undefined && { fence: flags.fence }),
+    ...(flags.promoteHook !== undefined && { promoteHook: flags.promoteHook }),
     ...(flags.syncRate !== undefined && { syncBytesPerSecond: flags.syncRate }),
     ...(flags.qemu !== undefined && { qemuBinary: flags.qemu }),
     ...(flags.map && { qemuMapping: flags.map }),

@@ -14,6 +14,8 @@ function describe(event: NodeEvent): string | null {
       return `peer ${event.dead ? 'dead' : 'alive'}: ${event.why}`;
     case 'promoted':
       return `promoted at epoch ${event.epoch}, generation ${event.generation}, in ${event.promoteMs.toFixed(1)} ms`;
+    case 'promoteHook':
+      return `promote hook ${event.state}${event.why === '' ? '' : `: ${event.why}`}`;
     case 'fenced':
       return `fenced: ${event.why}`;
     case 'error':
