@@ -57,7 +57,7 @@ export const DETECTOR_DEFAULTS = {
   acceptableIntervals: 4.5,
   stretchMsMax: 150,
   latenessSlackMs: 2,
-  startGraceMs: 2000,
+  startGraceMs: 5000,
   stretchHalfLifeMs: 400,
 } as const;
 

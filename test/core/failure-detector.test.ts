@@ -46,8 +46,8 @@ describe('FailureDetector', () => {
   it('gives a peer that was heard only on the link time to start its heartbeats', () => {
     const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
     detector.sign(1000);
-    expect(detector.suspicion(2500).phi).toBeLessThan(0.1);
-    expect(detector.suspicion(3200).phi).toBeGreaterThan(8);
+    expect(detector.suspicion(5500).phi).toBeLessThan(0.1);
+    expect(detector.suspicion(6200).phi).toBeGreaterThan(8);
     detector.heard(1500);
     expect(silenceUntilPhi(detector, 1500, 8)).toBeLessThan(90);
   });
