@@ -9,109 +9,34 @@
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { MIB, PAGE_BYTES } from '../base/units.ts';
-import { Compressor } from '../codec/compress.ts';
 import { DEVICE_STATE_BYTES_MAX, PAGE_BATCH_BYTES_MAX } from '../codec/limits.ts';
-import { pageCountOf } from '../codec/messages.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
-import type {
-  DiskMode,
-  Guest,
-  GuestDescriptor,
-  GuestLoss,
-  MachineDisks,
-  RamBlock,
-} from '../guests/guest.ts';
-import { attachGuest, type MachineAddress } from '../guests/index.ts';
+import type { Guest, RamBlock } from '../guests/guest.ts';
+import { attachGuest } from '../guests/index.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import { writesReceived } from '../disks/write-log.ts';
 import { Capture } from '../native/capture.ts';
 import { drainFrames, type TapEnds } from '../native/frame-tap.ts';
-import type { GuardianAddress } from '../native/guardian-link.ts';
 import { Memory } from '../native/memory.ts';
 import { useNativeCrc32c } from '../native/native-crc32c.ts';
-import { Baseline, type EncodedPages } from '../native/page-store.ts';
-import { Tracker, type TrackerKind } from '../native/tracker.ts';
+import { Baseline } from '../native/page-store.ts';
+import { Tracker } from '../native/tracker.ts';
 import { attachFilters, hasFilters, removeFilters } from '../nets/redirector/filters.ts';
 import { AheadPolicy } from './ahead-policy.ts';
+import type {
+  AttachRequest,
+  AttachResult,
+  CaptureEvent,
+  CheckpointResult,
+  SliceResult,
+} from './capture-types.ts';
 import { nowMs } from './clock.ts';
 import { serveMonitor } from './monitor-relay.ts';
+import { buffersOf, seal, totalsOf } from './sealed-batch.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
 /** Blocks from this size on are captured by two threads. */
 const SHARED_WORK_BYTES_MIN = 16 * MIB;
-
-/** The payload of one `pages` or `baseImage` frame, ready for the link. */
-export interface SealedBatch {
-  readonly payload: Uint8Array;
-  /** CRC-32C of the payload when it is known already: then nobody need read it again. */
-  readonly crc: number | null;
-  readonly compressed: boolean;
-  /** Pages in the batch. */
-  readonly pages: number;
-}
-
-export interface BatchTotals {
-  /** Pages copied out of the guest. */
-  readonly pages: number;
-  /** Of these, pages that turned out unchanged and are not sent. */
-  readonly unchanged: number;
-  /** Bytes before the delta: pages times 4096. */
-  readonly rawBytes: number;
-  /** Bytes after delta and LZ4. */
-  readonly sealedBytes: number;
-  readonly encodeMs: number;
-}
-
-export interface CheckpointResult {
-  readonly epoch: number;
-  readonly framesSent: number;
-  readonly diskWrites: number;
-  /** The machine's own count of how far it ran. */
-  readonly position: number;
-  readonly batches: readonly SealedBatch[];
-  /** One page batch against the previous state; empty when nothing changed. */
-  readonly deviceState: Uint8Array;
-  readonly deviceStateBytes: number;
-  readonly totals: BatchTotals;
-  /** From asking the guest to stop until it confirmed that it runs again. */
-  readonly pauseMs: number;
-  readonly stopMs: number;
-  readonly scanMs: number;
-  readonly copyMs: number;
-  /** How long the device state was still waited for when the pages were copied. */
-  readonly stateMs: number;
-  readonly resumeMs: number;
-}
-
-export interface SliceResult {
-  readonly batches: readonly SealedBatch[];
-  readonly totals: BatchTotals;
-  /** Where the next slice of this block starts; null when the block is done. */
-  readonly nextPage: number | null;
-}
-
-export interface AttachRequest {
-  readonly address: MachineAddress;
-  readonly tracker: TrackerKind | 'auto';
-  readonly diskMode: DiskMode;
-  /** Whether what its NICs say is to be held. */
-  readonly holdsOutput: boolean;
-}
-
-export interface AttachResult {
-  readonly descriptor: GuestDescriptor;
-  readonly trackerKind: TrackerKind;
-  readonly pid: number;
-  readonly disks: MachineDisks;
-  readonly netSocketPath: string | null;
-  /** How many netdevs `attachNet` will hold. */
-  readonly heldNics: number;
-  readonly guardian: GuardianAddress | null;
-}
-
-export interface CaptureEvent {
-  readonly loss: GuestLoss;
-}
 
 interface CapturedBlock {
   readonly block: RamBlock;
@@ -134,7 +59,6 @@ let writeCounter: SharedArrayBuffer | null = null;
 /** The tap through which the machine's frames come, if they are held. */
 let tapId: number | null = null;
 useNativeCrc32c();
-const compressor = new Compressor();
 
 function current(): Attached {
   assert(attached !== null, 'capture thread used before attach');
@@ -145,39 +69,6 @@ function blockOf(id: number): CapturedBlock {
   const found = current().blocks.find((candidate) => candidate.block.id === id);
   assert(found !== undefined, `no RAM block ${id}`);
   return found;
-}
-
-function seal(kind: 'pages' | 'baseImage', result: EncodedPages): SealedBatch[] {
-  return result.batches.map((batch, index) => {
-    const pages = pageCountOf(batch);
-    const compressed = compressor.compress(kind, [batch]);
-    if (compressed !== null) return { payload: compressed, crc: null, compressed: true, pages };
-    return { payload: batch, crc: result.crcs[index] ?? null, compressed: false, pages };
-  });
-}
-
-function totalsOf(
-  results: readonly EncodedPages[],
-  sealed: readonly SealedBatch[],
-  encodeMs: number,
-): BatchTotals {
-  let rawBytes = 0;
-  let unchanged = 0;
-  for (const result of results) {
-    rawBytes += result.rawBytes;
-    unchanged += result.unchanged;
-  }
-  let sealedBytes = 0;
-  for (const batch of sealed) sealedBytes += batch.payload.byteLength;
-  return { pages: rawBytes / PAGE_BYTES, unchanged, rawBytes, sealedBytes, encodeMs };
-}
-
-/** The buffers that may move to the main thread instead of being copied. */
-function buffersOf(batches: readonly SealedBatch[]): ArrayBuffer[] {
-  const buffers = new Set<ArrayBuffer>();
-  for (const { payload } of batches)
-    if (payload.buffer instanceof ArrayBuffer) buffers.add(payload.buffer);
-  return [...buffers];
 }
 
 async function attach(request: AttachRequest): Promise<AttachResult> {

@@ -9,7 +9,8 @@ import { encodedPayloadFacts, encodeFrame } from '../codec/frame.ts';
 import { FLAG_LZ4 } from '../codec/kinds.ts';
 import { DISK_FRAME_BYTES_MAX, DISK_WRITES_PER_FRAME_MAX } from '../codec/limits.ts';
 import { type DiskWrite, encodeMessage } from '../codec/messages.ts';
-import type { CheckpointResult, SealedBatch } from './capture-worker.ts';
+import type { CheckpointResult } from './capture-types.ts';
+import type { SealedBatch } from './sealed-batch.ts';
 import type { QueuedEpoch } from './epoch-queue.ts';
 
 type Parts = Uint8Array[];

@@ -1,6 +1,6 @@
 /** The counts and spreads of a node, bounded in memory whatever it runs for. */
 import { Histogram } from '../base/histogram.ts';
-import type { CheckpointResult } from './capture-worker.ts';
+import type { CheckpointResult } from './capture-types.ts';
 import type { Spread } from './status.ts';
 
 /** A histogram that also remembers its last value. */

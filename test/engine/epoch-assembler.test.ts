@@ -4,7 +4,7 @@ import { asEpoch, asGeneration } from '../../src/base/units.ts';
 import { Compressor } from '../../src/codec/compress.ts';
 import { type Frame, FrameDecoder } from '../../src/codec/frame.ts';
 import { decodeMessage } from '../../src/codec/messages.ts';
-import type { CheckpointResult } from '../../src/engine/capture-worker.ts';
+import type { CheckpointResult } from '../../src/engine/capture-types.ts';
 import { EpochAssembler, type WholeEpoch } from '../../src/engine/epoch-assembler.ts';
 import { epochFrames } from '../../src/engine/epoch-frames.ts';
 

@@ -14,7 +14,8 @@ import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { type MachineOptions, machineArguments } from '../../../src/drill/qemu/machine.ts';
 import { ensureQemu } from '../../../src/drill/qemu/qemu-versions.ts';
 import type { CommandLineBuilder } from '../../../src/guests/qemu/incoming.ts';
-import { type Learnt, learnFromStream } from '../../../src/guests/qemu/learn.ts';
+import { learnFromStream } from '../../../src/guests/qemu/learn.ts';
+import type { Learnt } from '../../../src/guests/qemu/stream/collector.ts';
 import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
 import { Memory } from '../../../src/native/memory.ts';
 
