@@ -14,7 +14,7 @@
 
 #define TYPE 0x88b5
 #define HEADER_BYTES 14
-#define FRAME_BYTES_MAX 1514
+#define FRAME_BYTES_MAX 9014
 
 static void must(int holds, const char *what) {
   if (holds) return;
