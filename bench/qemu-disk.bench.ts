@@ -276,11 +276,11 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 export async function run(options: QemuDiskOptions = {}): Promise<BenchResult> {
   const {
     syncMib = 512,
-    syncRounds = 3,
-    writeSeconds = 12,
+    syncRounds = 2,
+    writeSeconds = 10,
     writeRounds = 2,
-    policySeconds = 15,
-    nodesWarmMs = 20_000,
+    policySeconds = 10,
+    nodesWarmMs = 10_000,
   } = options;
   const folder = memoryFolder();
   writeRandom(join(folder, 'source.raw'), syncMib);

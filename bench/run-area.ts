@@ -11,8 +11,9 @@ if (area === undefined || process.send === undefined) {
   process.exit(2);
 }
 // What an area started is ended by its handlers of `exit`, which a plain death by signal skips.
+// Signals come again while those are at work, and must not cut them short.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
-  process.once(signal, () => process.exit(1));
+  process.on(signal, () => process.exit(1));
 process.once('disconnect', () => process.exit(1));
 
 try {

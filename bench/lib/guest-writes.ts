@@ -14,35 +14,47 @@ export interface WriteTimes {
 
 const LINE = /^o (\d+) ([\d.]+) ([\d.]+)$/;
 const NS_PER_US = 1e3;
+/** It says four a second. */
+const LINES_MIN = 5;
+const WAIT_MS = 60_000;
 
-/** Looks on for so long. */
-export async function measureWrites(serial: SerialLine, seconds: number): Promise<WriteTimes> {
-  const first = serial.lines.length;
-  await sleep(seconds * 1000);
-  const seen = serial.lines.slice(first).flatMap(({ atNs, text }) => {
+interface Said {
+  readonly atUs: number;
+  readonly writes: number;
+  readonly p50Us: number;
+  readonly p99Us: number;
+}
+
+function saidSince(serial: SerialLine, first: number): Said[] {
+  return serial.lines.slice(first).flatMap(({ atNs, text }) => {
     const [line, writes, p50, p99] = LINE.exec(text) ?? [];
     if (line === undefined) return [];
-    return [
-      {
-        atUs: Number(atNs) / NS_PER_US,
-        writes: Number(writes),
-        p50: Number(p50),
-        p99: Number(p99),
-      },
-    ];
+    const atUs = Number(atNs) / NS_PER_US;
+    return [{ atUs, writes: Number(writes), p50Us: Number(p50), p99Us: Number(p99) }];
   });
-  const [begin] = seen;
-  const end = seen.at(-1);
-  if (begin === undefined || end === undefined || begin === end)
-    throw new Error(`the guest said too little in ${seconds} s`);
+}
+
+/** Looks on for so long, or until a guest that hardly gets a turn has said enough. */
+export async function measureWrites(serial: SerialLine, seconds: number): Promise<WriteTimes> {
+  const first = serial.lines.length;
+  const startMs = performance.now();
+  let said: Said[] = [];
+  while (said.length < LINES_MIN) {
+    if (performance.now() - startMs > WAIT_MS)
+      throw new Error(`the guest wrote next to nothing in ${WAIT_MS / 1000} s`);
+    await sleep(seconds * 1000);
+    said = saidSince(serial, first);
+  }
+  const [begin, end] = [said[0], said.at(-1)];
+  if (begin === undefined || end === undefined) throw new RangeError('there are lines');
   return {
     meanUs: (end.atUs - begin.atUs) / (end.writes - begin.writes),
     guestP50Us: percentile(
-      seen.map(({ p50 }) => p50),
+      said.map(({ p50Us }) => p50Us),
       0.5,
     ),
     guestP99Us: percentile(
-      seen.map(({ p99 }) => p99),
+      said.map(({ p99Us }) => p99Us),
       0.5,
     ),
   };

@@ -21,6 +21,8 @@ export interface PingTimes {
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly lost: number;
+  /** Answers that came again. */
+  readonly twice: number;
 }
 
 /** Clients that are run by `launcher`. */
@@ -46,14 +48,14 @@ export class NetClients {
       String(2 * seconds),
     ];
     const text = await this.#run('ping', [...words, GUEST_ADDRESS]);
-    const times = text.split('\n').flatMap((line) => {
-      const time = ANSWER.exec(line)?.[1];
-      return time === undefined ? [] : [Number(time)];
-    });
+    const answers = text.split('\n').filter((line) => ANSWER.test(line));
+    const firsts = answers.filter((line) => !line.includes('DUP!'));
+    const times = firsts.map((line) => Number(ANSWER.exec(line)?.[1]));
     return {
       p50Ms: percentile(times, 0.5),
       p99Ms: percentile(times, 0.99),
       lost: count - times.length,
+      twice: answers.length - firsts.length,
     };
   }
 

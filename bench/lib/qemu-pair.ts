@@ -3,7 +3,7 @@
  * and `romulus backup` in processes of their own on this host, or, where the machine has a card, on two
  * hosts of namespaces. However a bench ends, nothing of it is left running.
  */
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { callControl, SCRUB_WAIT_MS } from '../../src/cli/control-client.ts';
 import { Stage } from '../../src/drill/children.ts';
@@ -26,6 +26,10 @@ import { type ProcessUse, processUse } from './process-use.ts';
 const HOST = '127.0.0.1';
 const NS_PER_MS = 1e6;
 const PROTECT_WAIT_MS = 120_000;
+/** A node takes leave of the machine and of its partner. */
+const LEAVE_WAIT_MS = 20_000;
+/** Of the log of a node that ended. */
+const LOG_LINES = 12;
 /** Stretches begin after the change that they are to show has passed through the pipeline. */
 const SETTLE_MS = 500;
 
@@ -251,7 +255,9 @@ export class QemuPair {
     for (const node of [this.#primary, this.#backup])
       if (node !== null) {
         node.child.process.kill('SIGTERM');
-        await node.child.gone;
+        const late = sleep(LEAVE_WAIT_MS, 'late', { ref: false });
+        if ((await Promise.race([node.child.gone, late])) === 'late')
+          throw new Error(`${node.child.name} did not end within ${LEAVE_WAIT_MS} ms`);
       }
   }
 
@@ -291,7 +297,9 @@ export class QemuPair {
 
   #running(node: NodeProcess | null): NodeProcess {
     if (node === null) throw new Error('the machine is not protected yet');
-    return node;
+    if (!node.child.isGone()) return node;
+    const lines = readFileSync(node.child.logFile, 'utf8').trim().split('\n');
+    throw new Error(`${node.child.name} is gone:\n${lines.slice(-LOG_LINES).join('\n')}`);
   }
 }
 
