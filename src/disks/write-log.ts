@@ -6,8 +6,8 @@
  * `push` throws, and it is final.
  *
  * The count of writes received lives in memory that other threads can read: who stops the machine
- * reads it while the machine stands, and that is the epoch's mark. So does what waits, for whoever
- * sets the pace of epochs.
+ * reads it while the machine stands, and that is the epoch's mark. So does what waits, for the
+ * status.
  */
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
