@@ -72,7 +72,10 @@ async function play(
   const match = await theatre.scrub(0);
   tell(match.text);
   checks.push(scrubCheck(match));
-  const wordBefore = await theatre.examine(0);
+  const wordBefore = await theatre.examine(0).catch((error: unknown) => {
+    refuseFalseStart(theatre);
+    throw error;
+  });
   await runUp(theatre, random, options.intervalMs, tell);
   const before = theatre.node(0).progress;
   const first = await playStrike(theatre, options, tell);
