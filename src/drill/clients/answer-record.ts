@@ -1,7 +1,7 @@
 /** When answers came, and how long none did. Pure: instants are given. */
 
-/** Answers recorded of one client; at one every 5 ms that is an hour. */
-export const ANSWERS_MAX = 720_000;
+/** Answers recorded of one client; at one every 10 ms that is an hour. */
+export const ANSWERS_MAX = 360_000;
 
 /** The instants of one client's answers, milliseconds of CLOCK_MONOTONIC, ascending. */
 export class AnswerRecord {

@@ -10,7 +10,7 @@ import { AnswerRecord } from './answer-record.ts';
 import { type Target, TcpStreams } from './tcp-streams.ts';
 
 /** Time between numbers. */
-export const ECHO_PERIOD_MS = 5;
+export const ECHO_PERIOD_MS = 10;
 /** Numbers on the way at most; beyond it the client waits. */
 const UNANSWERED_MAX = 4096;
 const NUMBER_BYTES = 8;

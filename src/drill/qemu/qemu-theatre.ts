@@ -36,6 +36,8 @@ const PROGRAMS: Record<QemuDrillOptions['workload'], readonly string[]> = {
 /** Lines a second: several in every epoch. */
 const COUNTER_RATE = 200;
 const PATTERN_SETTINGS = '32/100';
+/** With servers beside it, and clients that wait for them. */
+const LIGHT_PATTERN_SETTINGS = '16/25';
 
 /** What of QEMU a drill uses, found before anything starts. */
 interface Parts {
@@ -168,7 +170,7 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
           run: ['counter', 'pattern', ...around.programs, ...PROGRAMS[workload]],
           kernelArgs: [
             `romulus.counter=${COUNTER_RATE}`,
-            `romulus.pattern=${PATTERN_SETTINGS}`,
+            `romulus.pattern=${around.hosts === null ? PATTERN_SETTINGS : LIGHT_PATTERN_SETTINGS}`,
             ...around.kernelArgs(),
           ],
           extraArgs: around.machineArgs(),

@@ -9,13 +9,15 @@ import { basename, dirname, join } from 'node:path';
 import { RomulusError } from '../../base/errors.ts';
 import { cached } from './cache.ts';
 import { runHelper } from './command.ts';
-import { type CpioEntry, cpioArchive, MODE_FOLDER, MODE_PROGRAM } from './cpio.ts';
+import { type CpioEntry, cpioArchive, MODE_FILE, MODE_FOLDER, MODE_PROGRAM } from './cpio.ts';
 import type { Say } from './debian.ts';
-import { compileFolder, type GuestImage } from './guest-image.ts';
+import { compileFolder, type GuestImage, VIRTIO_MODULES } from './guest-image.ts';
 import { ensureTools } from './tools.ts';
 
 /** Raised when this file makes another image of the same parts. */
 const RECIPE = 1;
+/** What a disk and a card need. */
+const MODULES = VIRTIO_MODULES.filter((name) => name !== 'virtio_balloon');
 /** Debian has one program for the server and the tools that check its files; its name decides. */
 const REDIS_IN_GUEST = 'bin/redis-server';
 
@@ -61,6 +63,11 @@ export async function servicesImage(plain: GuestImage, say: Say): Promise<GuestI
     const layer = cpioArchive([
       ...foldersOf(libraries),
       ...(await compileFolder('services', draft)),
+      {
+        name: 'services/modules',
+        mode: MODE_FILE,
+        data: Buffer.from(MODULES.map((name) => `${name}\n`).join('')),
+      },
       ...files.map(({ path, data }) => ({
         name: path === redis ? REDIS_IN_GUEST : path.slice(1),
         mode: MODE_PROGRAM,

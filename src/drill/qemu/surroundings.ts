@@ -14,13 +14,12 @@ import type { Stage } from '../children.ts';
 import type { QemuDrillOptions } from '../options.ts';
 import type { Say } from './debian.ts';
 import { BLOCKS_MIB, BLOCKS_PARTITION, DISK_ID, FILES_PARTITION, makeDisk } from './drill-disk.ts';
-import { VIRTIO_MODULES } from './guest-image.ts';
 import { ensureTools } from './tools.ts';
 
 const GUEST_NETWORK = `${GUEST_ADDRESS}/24`;
 const CARD_ADDRESS = '52:54:00:77:00:0a';
 /** Writes of the guest's `disk` program: a few in every epoch. */
-const WRITES_A_SECOND = 100;
+const WRITES_A_SECOND = 50;
 
 /** The host of a node. */
 export function hostNamed(index: 0 | 1): Host {
@@ -91,9 +90,7 @@ export class Surroundings {
 
   /** For the guest's kernel. */
   kernelArgs(): readonly string[] {
-    const modules = VIRTIO_MODULES.filter((name) => name !== 'virtio_balloon').join(',');
     return [
-      ...(this.#disks === null && this.hosts === null ? [] : [`romulus.modules=${modules}`]),
       ...(this.#disks === null
         ? []
         : [
