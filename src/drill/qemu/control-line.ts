@@ -25,10 +25,10 @@ export class ControlLine {
    * Gives a command and returns the lines of its answer; the first waits until the guest listens.
    * @throws {RomulusError} ERR_GUEST_COMMAND when the guest refuses, ERR_TIMEOUT_SERIAL.
    */
-  command(text: string): Promise<string[]> {
+  command(text: string, withinMs = CONTROL_WAIT_MS): Promise<string[]> {
     const answer = this.#busy.then(async () => {
       await this.#listens();
-      return await this.#ask(text, CONTROL_WAIT_MS);
+      return await this.#ask(text, withinMs);
     });
     this.#busy = answer.catch(() => undefined);
     return answer;

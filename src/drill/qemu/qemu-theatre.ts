@@ -210,8 +210,8 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
    * Gives a command to the guest of a side.
    * @throws {RomulusError} ERR_TIMEOUT_SERIAL, ERR_GUEST_COMMAND
    */
-  async command(index: 0 | 1, text: string): Promise<readonly string[]> {
-    return await this.#portsOf(index).ask.command(text);
+  async command(index: 0 | 1, text: string, withinMs?: number): Promise<readonly string[]> {
+    return await this.#portsOf(index).ask.command(text, withinMs);
   }
 
   override async cutLink(): Promise<void> {

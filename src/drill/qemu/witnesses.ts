@@ -20,6 +20,8 @@ import type { DiskEvidence, ServicesEvidence } from './services-checks.ts';
 
 /** Longest wait for the clients to be answered again after a strike; it is judged, not awaited. */
 const ANSWER_WAIT_MS = 10_000;
+/** Longest wait for each thing that the guest does at its end; a busy host takes its time to read a disk. */
+const GUEST_WAIT_MS = 120_000;
 /** Longest wait for a replica to have what its primary's disk has, once nobody writes. */
 const REPLICA_WAIT_MS = 10_000;
 const NS_PER_MS = 1e6;
@@ -99,7 +101,10 @@ export class Witnesses {
     const { survivor, isFollowed } = sides;
     const path = this.#theatre.surroundings.diskOf(survivor);
     if (path === null) return null;
-    const ask = (text: string): Promise<readonly string[]> => this.#theatre.command(survivor, text);
+    const ask = (text: string): Promise<readonly string[]> =>
+      this.#theatre.command(survivor, text, GUEST_WAIT_MS);
+    // It was checked already, and would only slow down what follows.
+    await ask('stop pattern').catch(asAnswer);
     const blocks = await ask('check disk').catch(asAnswer);
     await ask('end disk').catch(asAnswer);
     if (clients !== null) await ask('end redis-server').catch(asAnswer);
