@@ -293,6 +293,17 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
     cable.server.close();
   });
 
+  it('outlive whoever reads what they tell', async () => {
+    const [listen = 0, peer = 0, net = 0] = await freePorts(3);
+    const node = start('backup', ...nodeArgs('b', { listen, peer, net }), '--json');
+    await until('b', async () => (await status('b')) !== null);
+    node.stdout?.destroy();
+    // Several lines of progress go nowhere.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    expect(await status('b')).toMatchObject({ role: 'backup', state: 'empty' });
+    expect(await end(node, 'SIGTERM')).toBe(0);
+  });
+
   it('refuse a state directory that a living node holds', async () => {
     const ports = await choosePorts();
     await startAll(ports);

@@ -1,5 +1,6 @@
 /** Runs one node in the foreground: events on stdout, logs on stderr, a clean end on a signal. */
 import { unreachable } from '../../base/assert.ts';
+import { EventOutput } from '../event-output.ts';
 import { createLogger } from '../logger.ts';
 import type { NodeConfigInput } from '../../engine/config.ts';
 import type { NodeEvent } from '../../engine/status.ts';
@@ -37,6 +38,7 @@ export async function runForeground(
     import('../../daemon/run-node.ts'),
   ]);
   const parsed = parseNodeConfig(config);
+  const output = new EventOutput();
   const stop = new AbortController();
   const onSignal = (signal: NodeJS.Signals): void => {
     stop.abort(new Error(signal));
@@ -50,15 +52,14 @@ export async function runForeground(
       logger: createLogger(parsed.node),
       signal: stop.signal,
       onEvent: (event) => {
-        if (options.json)
-          process.stdout.write(`${JSON.stringify({ schemaVersion: 1, ...event })}\n`);
-        else {
-          const text = describe(event);
-          if (text !== null) process.stdout.write(`${text}\n`);
-        }
+        const line = options.json
+          ? JSON.stringify({ schemaVersion: 1, ...event })
+          : describe(event);
+        if (line !== null) output.write(line);
       },
     });
   } finally {
+    await output.close();
     process.removeAllListeners('SIGINT');
     process.removeAllListeners('SIGTERM');
   }
