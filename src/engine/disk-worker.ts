@@ -5,7 +5,7 @@
  */
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { type RomulusError, toRomulusError } from '../base/errors.ts';
+import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskWrite, DiskZeros } from '../disks/disk.ts';
 import { ServerPulse, type WatchedServer } from '../disks/nbd/watchdog.ts';
 import {
@@ -38,6 +38,11 @@ export interface DiskTarget {
   readonly epoch: number;
 }
 
+/** Which view is spoken of: a number that grows with every one opened. */
+export interface DiskView {
+  readonly view: number;
+}
+
 export type DiskEvent =
   | { readonly kind: 'base' }
   | { readonly kind: 'lost'; readonly error: ReturnType<RomulusError['toJSON']> };
@@ -51,10 +56,14 @@ interface Begun {
 
 let begun: Begun | null = null;
 let disks: QemuDisks | null = null;
+/** The view opened last. One before it may still be asked about by who has not heard of that. */
+let lastView = 0;
 
-function attached(): QemuDisks {
-  assert(disks !== null, 'disk thread used before open');
-  return disks;
+function attached(view: number): QemuDisks {
+  if (disks !== null && view === lastView) return disks;
+  throw new RomulusError('ERR_DISK_LOST', 'the disks are not followed for this image any more', {
+    remedy: 'Nothing needs to be done: the next image begins with the disks.',
+  });
 }
 
 /** Takes the monitor over, and removes what a predecessor left in the machine. */
@@ -71,8 +80,14 @@ async function begin(request: DiskBegin): Promise<void> {
 }
 
 /** Opens a view of the disks for an image; gives the bytes it lacks. */
-async function open({ since, epoch }: DiskTarget): Promise<{ totalBytes: number }> {
+async function open({
+  view,
+  since,
+  epoch,
+}: DiskTarget & DiskView): Promise<{ totalBytes: number }> {
   assert(begun !== null, 'disk thread used before begin');
+  assert(view > lastView, 'views are opened in order');
+  lastView = view;
   if (disks !== null && since !== null && disks.canResume(since))
     return { totalBytes: disks.resume({ since, epoch }) };
   await detach();
@@ -96,22 +111,23 @@ async function open({ since, epoch }: DiskTarget): Promise<{ totalBytes: number 
   return { totalBytes: mine.diskBytes };
 }
 
-async function nextBase(): Promise<Transferred<BasePieces>> {
-  const pieces = await attached().nextBase();
+async function nextBase({ view }: DiskView): Promise<Transferred<BasePieces>> {
+  const pieces = await attached(view).nextBase();
   return new Transferred(pieces, buffersOf(pieces.chunks));
 }
 
-function take(request: {
-  epoch: number;
-  through: number;
-}): Transferred<readonly (DiskWrite | DiskZeros)[]> {
-  const writes = attached().take(request.epoch, request.through);
+function take({
+  view,
+  epoch,
+  through,
+}: DiskView & { epoch: number; through: number }): Transferred<readonly (DiskWrite | DiskZeros)[]> {
+  const writes = attached(view).take(epoch, through);
   return new Transferred(writes, buffersOf(writes));
 }
 
-/** Nobody is given the writes from now on. */
-async function rest(): Promise<void> {
-  if (disks === null) return;
+/** Nobody is given the writes from now on, unless another view was opened since. */
+async function rest({ view }: DiskView): Promise<void> {
+  if (disks === null || view !== lastView) return;
   if (disks.isReady && disks.lost === null) disks.rest();
   // A first copy that nobody takes is not gone on with.
   else await detach();

@@ -9,7 +9,7 @@
 import { rmSync } from 'node:fs';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { fromErrorJson, type RomulusError } from '../base/errors.ts';
+import { fromErrorJson, RomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.ts';
 import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
 import type { WantedDisk } from '../disks/qemu-disk.ts';
@@ -48,8 +48,11 @@ export class MirroredDisks {
   readonly counter: SharedArrayBuffer = makeCounter();
   readonly #options: MirroredDisksOptions;
   #thread: Thread | null = null;
-  #onBase: (() => void) | null = null;
   #view: MirroredView | null = null;
+  #viewsAsked = 0;
+  /** Ends with the last view asked for: they are opened one at a time. */
+  #opening: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
   /** The end of the thread before, which must not meddle with its successor's mirrors. */
   #ending: Promise<void> = Promise.resolve();
 
@@ -66,8 +69,9 @@ export class MirroredDisks {
    * Starts the thread, and removes what a predecessor left in the machine.
    * @throws {RomulusError} ERR_DISK_MIRROR, and the monitor's own.
    */
-  async start(): Promise<void> {
+  async #start(): Promise<Thread['client']> {
     await this.#ending;
+    if (this.#isClosed) throw notFollowed();
     assert(this.#thread === null, 'the disk thread runs already');
     const { port1, port2 } = new MessageChannel();
     const server = makeWatchedServer();
@@ -76,7 +80,7 @@ export class MirroredDisks {
       {
         name: 'disk',
         onEvent: (event) => {
-          if (event.kind === 'base') this.#onBase?.();
+          if (event.kind === 'base') this.#view?.wake();
           else this.#lose(client, fromErrorJson(event.error));
         },
         onDeath: (error) => {
@@ -111,52 +115,52 @@ export class MirroredDisks {
       await this.#giveUp();
       throw error;
     }
+    return client;
   }
 
   /**
-   * A view for one image; the one before is closed.
-   * @throws {RomulusError} ERR_DISK_MIRROR, ERR_DISK_SOCKET, ERR_DISK_READ, and the monitor's own.
+   * A view for one image; the one before is closed. Asked for anew before it was there, both are
+   * given, in order, and the first is closed by the second.
+   * @throws {RomulusError} ERR_DISK_LOST when the thread is given up meanwhile, ERR_DISK_MIRROR,
+   *   ERR_DISK_SOCKET, ERR_DISK_READ, and the monitor's own.
    */
-  async open(target: DiskTarget): Promise<SourceDisk> {
-    this.#view?.close();
-    if (this.#thread === null) await this.start();
-    const { client } = this.#mustRun();
-    const { totalBytes } = await client.call('open', target);
-    this.#options.onOpened(target, totalBytes);
-    const view = new MirroredView(client, {
-      totalBytes,
-      untilBase: () =>
-        new Promise((resolve) => {
-          this.#onBase = resolve;
-        }),
-    });
-    this.#view = view;
-    return view;
+  open(target: DiskTarget): Promise<SourceDisk> {
+    const opening = this.#opening.then(() => this.#open(target));
+    this.#opening = opening.catch(() => undefined);
+    return opening;
   }
 
   /** Ends the mirrors and the thread. Idempotent. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     await this.#giveUp();
   }
 
-  #mustRun(): Thread {
-    assert(this.#thread !== null, 'the disk thread runs');
-    return this.#thread;
+  async #open(target: DiskTarget): Promise<SourceDisk> {
+    this.#view?.close();
+    const client = this.#thread?.client ?? (await this.#start());
+    this.#viewsAsked += 1;
+    const view = this.#viewsAsked;
+    const { totalBytes } = await client.call('open', { view, ...target });
+    // Its answer may come from a thread that was told to end after it.
+    if (this.#thread?.client !== client) throw notFollowed();
+    this.#options.onOpened(target, totalBytes);
+    this.#view = new MirroredView(client, { view, totalBytes });
+    return this.#view;
   }
 
   /** What is heard of a thread that was given up already counts no more. */
   #lose(client: Thread['client'], error: RomulusError): void {
     if (this.#thread?.client !== client) return;
-    void this.#giveUp();
+    void this.#giveUp(error);
     this.#options.onLost(error);
   }
 
-  #giveUp(): Promise<void> {
+  #giveUp(why?: RomulusError): Promise<void> {
     const thread = this.#thread;
     this.#thread = null;
-    this.#view?.end();
+    this.#view?.end(why ?? notFollowed());
     this.#view = null;
-    this.#onBase?.();
     if (thread !== null) this.#ending = this.#endThread(thread);
     return this.#ending;
   }
@@ -177,17 +181,15 @@ export class MirroredDisks {
 class MirroredView implements SourceDisk {
   readonly diskBytes: number;
   readonly #client: Thread['client'];
-  readonly #untilBase: () => Promise<void>;
+  readonly #view: number;
   readonly #marks = new Map<number, number>();
-  #isClosed = false;
+  #end: RomulusError | null = null;
+  #onWake: () => void = () => undefined;
 
-  constructor(
-    client: Thread['client'],
-    options: { totalBytes: number; untilBase: () => Promise<void> },
-  ) {
+  constructor(client: Thread['client'], options: { view: number; totalBytes: number }) {
     this.#client = client;
+    this.#view = options.view;
     this.diskBytes = options.totalBytes;
-    this.#untilBase = options.untilBase;
   }
 
   mark(epoch: number, diskWrites: number): void {
@@ -198,33 +200,48 @@ class MirroredView implements SourceDisk {
     const through = this.#marks.get(epoch);
     assert(through !== undefined, `epoch ${epoch} was not marked on the disk`);
     this.#marks.delete(epoch);
-    return await this.#client.call('take', { epoch, through });
+    return await this.#client.call('take', { view: this.#view, epoch, through });
   }
 
   async *readBase(): AsyncGenerator<DiskChunk> {
-    for (;;) {
+    while (this.#end === null) {
       // Asked for first: what is told while the answer is on its way must not be missed.
-      const untilBase = this.#untilBase();
-      const { chunks, next } = await this.#client.call('nextBase', undefined);
+      const woken = new Promise<void>((resolve) => {
+        this.#onWake = resolve;
+      });
+      const { chunks, next } = await this.#client.call('nextBase', { view: this.#view });
       yield* chunks;
-      if (next === 'complete' || this.#isClosed) return;
-      if (next === 'waiting') await untilBase;
+      if (next === 'complete') return;
+      if (next === 'waiting') await woken;
     }
+    throw this.#end;
   }
 
   readWaiting(): AsyncGenerator<DiskChunk> {
     return this.readBase();
   }
 
-  close(): void {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    // A thread that is gone has nobody to tell; its loss is told elsewhere.
-    this.#client.call('rest', undefined).catch(() => undefined);
+  /** There may be more to read. */
+  wake(): void {
+    this.#onWake();
   }
 
-  /** The thread behind it is given up. */
-  end(): void {
-    this.#isClosed = true;
+  close(): void {
+    if (this.#end !== null) return;
+    this.end(notFollowed());
+    // A thread that is gone has nobody to tell; its loss is told elsewhere.
+    this.#client.call('rest', { view: this.#view }).catch(() => undefined);
   }
+
+  /** Who still reads is told why there is no more. */
+  end(why: RomulusError): void {
+    this.#end ??= why;
+    this.#onWake();
+  }
+}
+
+function notFollowed(): RomulusError {
+  return new RomulusError('ERR_DISK_LOST', 'the disks are not followed for this image any more', {
+    remedy: 'Nothing needs to be done: the next image begins with the disks.',
+  });
 }
