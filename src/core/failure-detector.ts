@@ -13,6 +13,11 @@
  * is no silence of the peer's: it is taken off. And who was late just now will be late again:
  * recent lateness stretches the tolerance, up to a bound, and fades.
  *
+ * Hosts that share their processors stand still together or one by one, for a tenth of a second and
+ * time and again. The longest standstill of late, the observer's own or a silence of the peer's that
+ * ended, is remembered for a minute or so, and half as much again is tolerated: where nothing stands
+ * still a dead peer is still found at once, and where all does nobody is accused for it.
+ *
  * Pure: milliseconds of one monotonic clock come in as arguments. It concludes nothing; the
  * verdict (verdict.ts) weighs its figure against the other signals.
  */
@@ -37,6 +42,10 @@ export interface FailureDetectorOptions {
   readonly startGraceMs?: number;
   /** After this long half of a stretch has faded. */
   readonly stretchHalfLifeMs?: number;
+  /** The longest standstill that is remembered; a silence of many times that was an outage. */
+  readonly standstillMsMax?: number;
+  /** After this long a standstill is remembered as half as long. */
+  readonly standstillHalfLifeMs?: number;
 }
 
 /** What the detector thinks at one instant. */
@@ -48,6 +57,8 @@ export interface Suspicion {
   readonly discountedMs: number;
   /** How much the tolerance is stretched at present. */
   readonly stretchMs: number;
+  /** The longest standstill of late, as far as it is remembered. */
+  readonly standstillMs: number;
 }
 
 export const DETECTOR_DEFAULTS = {
@@ -59,9 +70,48 @@ export const DETECTOR_DEFAULTS = {
   latenessSlackMs: 2,
   startGraceMs: 5000,
   stretchHalfLifeMs: 400,
+  /** In intervals: 200 ms at the default heartbeat, so that 300 ms of silence are the most tolerated. */
+  standstillIntervalsMax: 20,
+  standstillHalfLifeMs: 30_000,
 } as const;
+/** How much of the longest standstill is tolerated: the next one may be longer. */
+const STANDSTILL_FACTOR = 1.5;
+/** A silence this many times the longest standstill that is remembered is no standstill of a host's. */
+const OUTAGE_STANDSTILLS = 5;
+/** What is left of something that has faded below this is nothing. */
+const FADED_MS = 0.1;
 
-const NOT_SUSPICIOUS: Suspicion = { phi: 0, silentMs: 0, discountedMs: 0, stretchMs: 0 };
+const NOT_SUSPICIOUS: Suspicion = {
+  phi: 0,
+  silentMs: 0,
+  discountedMs: 0,
+  stretchMs: 0,
+  standstillMs: 0,
+};
+
+/** The greatest of late: fades by halves, and is taken up again by what is greater. */
+class FadingMax {
+  readonly #max: number;
+  readonly #halfLifeMs: number;
+  #value = 0;
+  #setAtMs = 0;
+
+  constructor(options: { readonly max: number; readonly halfLifeMs: number }) {
+    this.#max = options.max;
+    this.#halfLifeMs = options.halfLifeMs;
+  }
+
+  raise(value: number, atMs: number): void {
+    this.#value = Math.min(Math.max(this.at(atMs), value), this.#max);
+    this.#setAtMs = atMs;
+  }
+
+  at(nowMs: number): number {
+    const halfLives = Math.max(0, nowMs - this.#setAtMs) / this.#halfLifeMs;
+    const value = this.#value * 2 ** -halfLives;
+    return value < FADED_MS ? 0 : value;
+  }
+}
 
 /** Phi-accrual over heartbeat arrivals, damped by the observer's own lateness. */
 export class FailureDetector {
@@ -69,9 +119,7 @@ export class FailureDetector {
   readonly #deviationMsMin: number;
   readonly #acceptablePauseMs: number;
   readonly #outagePhi: number;
-  readonly #stretchMsMax: number;
   readonly #latenessSlackMs: number;
-  readonly #stretchHalfLifeMs: number;
   readonly #startGraceMs: number;
   readonly #window: Float64Array;
   #windowCount = 0;
@@ -81,8 +129,9 @@ export class FailureDetector {
   /** Own standstill since the last sign of life, and since the last heartbeat. */
   #discountLifeMs = 0;
   #discountHeartbeatMs = 0;
-  #stretchMs = 0;
-  #stretchAtMs = 0;
+  readonly #stretch: FadingMax;
+  readonly #standstill: FadingMax;
+  readonly #outageMs: number;
 
   constructor(options: FailureDetectorOptions) {
     assert(options.intervalMs > 0, `heartbeat interval must be above zero: ${options.intervalMs}`);
@@ -91,9 +140,18 @@ export class FailureDetector {
     this.#acceptablePauseMs =
       options.acceptablePauseMs ?? options.intervalMs * DETECTOR_DEFAULTS.acceptableIntervals;
     this.#outagePhi = options.outagePhi ?? DETECTOR_DEFAULTS.outagePhi;
-    this.#stretchMsMax = options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax;
     this.#latenessSlackMs = options.latenessSlackMs ?? DETECTOR_DEFAULTS.latenessSlackMs;
-    this.#stretchHalfLifeMs = options.stretchHalfLifeMs ?? DETECTOR_DEFAULTS.stretchHalfLifeMs;
+    this.#stretch = new FadingMax({
+      max: options.stretchMsMax ?? DETECTOR_DEFAULTS.stretchMsMax,
+      halfLifeMs: options.stretchHalfLifeMs ?? DETECTOR_DEFAULTS.stretchHalfLifeMs,
+    });
+    const standstillMsMax =
+      options.standstillMsMax ?? options.intervalMs * DETECTOR_DEFAULTS.standstillIntervalsMax;
+    this.#outageMs = standstillMsMax * OUTAGE_STANDSTILLS;
+    this.#standstill = new FadingMax({
+      max: standstillMsMax,
+      halfLifeMs: options.standstillHalfLifeMs ?? DETECTOR_DEFAULTS.standstillHalfLifeMs,
+    });
     this.#startGraceMs = options.startGraceMs ?? DETECTOR_DEFAULTS.startGraceMs;
     this.#window = new Float64Array(options.windowCount ?? DETECTOR_DEFAULTS.windowCount);
     assert(this.#deviationMsMin > 0, 'the deviation needs a floor above zero');
@@ -113,6 +171,7 @@ export class FailureDetector {
       // An outage that ended says nothing about ordinary intervals, and learnt as one it would
       // make the next outage harder to see.
       if (this.suspicion(atMs).phi < this.#outagePhi) this.#sample(intervalMs);
+      this.#stoodStill(intervalMs - this.intervalMs, atMs);
     }
     this.#lastHeartbeatMs = atMs;
     this.#discountHeartbeatMs = 0;
@@ -135,9 +194,8 @@ export class FailureDetector {
     if (this.#lastLifeMs !== null) {
       this.#discountLifeMs += Math.max(0, Math.min(lateMs, actualAtMs - this.#lastLifeMs));
     }
-    const stretchMs = Math.max(this.#stretchAt(actualAtMs), lateMs);
-    this.#stretchMs = Math.min(stretchMs, this.#stretchMsMax);
-    this.#stretchAtMs = actualAtMs;
+    this.#stretch.raise(lateMs, actualAtMs);
+    this.#stoodStill(lateMs, actualAtMs);
   }
 
   /** How suspicious the silence is at `nowMs`. Nobody is accused before the first sign of life. */
@@ -146,15 +204,18 @@ export class FailureDetector {
     const elapsedMs = Math.max(0, nowMs - this.#lastLifeMs);
     const discountedMs = Math.min(this.#discountLifeMs, elapsedMs);
     const silentMs = elapsedMs - discountedMs;
-    const stretchMs = this.#stretchAt(nowMs);
+    const stretchMs = this.#stretch.at(nowMs);
+    const standstillMs = this.#standstill.at(nowMs);
     const { meanMs, deviationMs } = this.#statistics();
     const graceMs = this.#lastHeartbeatMs === null ? this.#startGraceMs : 0;
-    const toleratedMs = meanMs + this.#acceptablePauseMs + stretchMs + graceMs;
+    const pauseMs = Math.max(this.#acceptablePauseMs + stretchMs, standstillMs * STANDSTILL_FACTOR);
+    const toleratedMs = meanMs + pauseMs + graceMs;
     return {
       phi: phiOf((silentMs - toleratedMs) / deviationMs),
       silentMs,
       discountedMs,
       stretchMs,
+      standstillMs,
     };
   }
 
@@ -168,17 +229,14 @@ export class FailureDetector {
     this.#discountHeartbeatMs = 0;
   }
 
+  #stoodStill(durationMs: number, atMs: number): void {
+    if (durationMs < this.#outageMs) this.#standstill.raise(durationMs, atMs);
+  }
+
   #sample(intervalMs: number): void {
     this.#window[this.#windowNext] = intervalMs;
     this.#windowNext = (this.#windowNext + 1) % this.#window.length;
     this.#windowCount = Math.min(this.#windowCount + 1, this.#window.length);
-  }
-
-  #stretchAt(nowMs: number): number {
-    if (this.#stretchMs === 0) return 0;
-    const halfLives = Math.max(0, nowMs - this.#stretchAtMs) / this.#stretchHalfLifeMs;
-    const stretchMs = this.#stretchMs * 2 ** -halfLives;
-    return stretchMs < 0.1 ? 0 : stretchMs;
   }
 
   #statistics(): { meanMs: number; deviationMs: number } {

@@ -3,6 +3,7 @@
  * played, and clears up. Every wait is bounded; every process and file is gone afterwards, except
  * the evidence of a drill that failed.
  */
+import { toRomulusError } from '../base/errors.ts';
 import type { DrillObserver } from './observer.ts';
 import type { DrillOptions } from './options.ts';
 import { playQemu } from './qemu/qemu-play.ts';
@@ -13,6 +14,9 @@ import { SimTheatre } from './sim-theatre.ts';
 import type { OnProgress, Theatre } from './theatre.ts';
 
 type Tell = (text: string) => void;
+
+/** How often a drill begins anew that never came to its strike. */
+const FALSE_STARTS_MAX = 2;
 
 interface Performance {
   readonly theatre: Theatre;
@@ -33,7 +37,9 @@ async function setStage(
 }
 
 /**
- * Stages one failure and judges what came of it.
+ * Stages one failure and judges what came of it. Where the backup took over before anything struck,
+ * for the host was too busy to run both, nothing was rehearsed: then it begins anew, a few times, and
+ * the result counts how often.
  * @throws {RomulusError} when the drill could not be played to its end; its files are kept then.
  */
 export async function runDrill(
@@ -45,6 +51,27 @@ export async function runDrill(
     story.push(text);
     observer.onStory(text);
   };
+  for (let falseStarts = 0; ; falseStarts += 1) {
+    const isLast = falseStarts === FALSE_STARTS_MAX;
+    try {
+      return { ...(await runOnce(options, observer, tell, isLast)), story, falseStarts };
+    } catch (error) {
+      if (isLast || !isFalseStart(error)) throw error;
+      tell(`${toRomulusError(error).message}: the drill begins anew`);
+    }
+  }
+}
+
+function isFalseStart(error: unknown): boolean {
+  return toRomulusError(error).code === 'ERR_HOST_BUSY';
+}
+
+async function runOnce(
+  options: DrillOptions,
+  observer: DrillObserver,
+  tell: Tell,
+  isLast: boolean,
+): Promise<DrillVerdict & { readonly evidence: string | null }> {
   const { theatre, play } = await setStage(
     options,
     (node, status) => observer.onProgress(node === 0 ? 'a' : 'b', status),
@@ -62,11 +89,11 @@ export async function runDrill(
   try {
     const verdict = await play();
     keepFiles = options.keep || !verdict.ok;
-    return { ...verdict, story, evidence: keepFiles ? theatre.stage.directory : null };
+    return { ...verdict, evidence: keepFiles ? theatre.stage.directory : null };
   } catch (error) {
-    tell(
-      `the drill with seed ${options.seed} broke off; its files are in ${theatre.stage.directory}`,
-    );
+    keepFiles = options.keep || isLast || !isFalseStart(error);
+    const where = keepFiles ? `; its files are in ${theatre.stage.directory}` : '';
+    tell(`the drill with seed ${options.seed} broke off${where}`);
     throw error;
   } finally {
     await theatre.close({ keepFiles });

@@ -71,12 +71,14 @@ export interface DrillResult {
   readonly checks: readonly Check[];
   /** What happened, in order, in plain words. */
   readonly story: readonly string[];
+  /** How often it began anew, because the backup took over before anything struck. */
+  readonly falseStarts: number;
   /** Where logs and audit files are, when they were kept. */
   readonly evidence: string | null;
 }
 
 /** What a play comes to; its story and where its files are is known to who had it played. */
-export type DrillVerdict = Omit<DrillResult, 'story' | 'evidence'>;
+export type DrillVerdict = Omit<DrillResult, 'story' | 'falseStarts' | 'evidence'>;
 
 /** The settings that every result repeats. */
 export function settingsOf(
@@ -134,6 +136,8 @@ export interface DrillSummary {
   readonly runs: number;
   readonly passed: number;
   readonly failedSeeds: readonly number[];
+  /** How often a drill began anew, because the backup took over before anything struck. */
+  readonly falseStarts: number;
   readonly outputsReleased: number;
   readonly outputsLost: number;
   readonly outputsReordered: number;
@@ -177,6 +181,7 @@ export function summarise(
     ...shape,
     passed,
     failedSeeds: [...failed, ...brokenSeeds],
+    falseStarts: sum((result) => result.falseStarts),
     outputsReleased: sum((result) => result.outputsReleased),
     outputsLost: sum((result) => result.outputsLost),
     outputsReordered: sum((result) => result.outputsReordered),

@@ -21,6 +21,16 @@ function regular(
   return { detector, atMs: atMs - intervalMs };
 }
 
+/** Heartbeats as agreed, for so long; when the last came. */
+function goOn(detector: FailureDetector, fromMs: number, durationMs: number): number {
+  let nowMs = fromMs;
+  while (nowMs < fromMs + durationMs) {
+    nowMs += INTERVAL_MS;
+    detector.heard(nowMs);
+  }
+  return nowMs;
+}
+
 function silenceUntilPhi(detector: FailureDetector, fromMs: number, phi: number): number {
   for (let silentMs = 0; silentMs < 5000; silentMs += 0.5) {
     if (detector.suspicion(fromMs + silentMs).phi >= phi) return silentMs;
@@ -104,13 +114,41 @@ describe('FailureDetector', () => {
   it('forgets its own lateness with time', () => {
     const { detector, atMs } = regular(100);
     detector.ticked(atMs, atMs + 100);
-    let nowMs = atMs + 100;
-    for (let beat = 0; beat < 1000; beat += 1) {
-      nowMs += INTERVAL_MS;
-      detector.heard(nowMs);
-    }
+    const nowMs = goOn(detector, atMs + 100, 60_000);
     expect(detector.suspicion(nowMs).stretchMs).toBe(0);
     expect(silenceUntilPhi(detector, nowMs, 8)).toBeLessThan(90);
+  });
+
+  it('tolerates what the host does: half as much again as the longest standstill of late', () => {
+    for (const standStill of [
+      (detector: FailureDetector, atMs: number): void => detector.ticked(atMs, atMs + 100),
+      (detector: FailureDetector, atMs: number): void => detector.heard(atMs + 110),
+    ]) {
+      const { detector, atMs } = regular(100);
+      standStill(detector, atMs);
+      const nowMs = goOn(detector, atMs + 110, 3000);
+      const silentMs = silenceUntilPhi(detector, nowMs, 8);
+      expect(silentMs).toBeGreaterThan(140);
+      expect(silentMs).toBeLessThan(230);
+      expect(detector.suspicion(nowMs + 100).phi).toBeLessThan(1);
+    }
+  });
+
+  it('never tolerates much more than 300 ms at the default heartbeat', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.double({ min: 0, max: 2000, noNaN: true }), { minLength: 1, maxLength: 20 }),
+        (standstills) => {
+          const { detector, atMs } = regular(100);
+          let nowMs = atMs;
+          for (const standstillMs of standstills) {
+            detector.ticked(nowMs, nowMs + standstillMs);
+            nowMs = goOn(detector, nowMs + standstillMs, 1000);
+          }
+          expect(silenceUntilPhi(detector, nowMs, 8)).toBeLessThan(360);
+        },
+      ),
+    );
   });
 
   it('does not take a standstill before the last sign of life off the silence after it', () => {

@@ -274,6 +274,10 @@ function printSummary(summary: DrillSummary): void {
     `\n${summary.ok ? 'PASS' : 'FAIL'}  ${summary.passed} of ${summary.runs} drills, ` +
       `${summary.outputsReleased} outputs heard, ${summary.outputsLost} lost, ${summary.outputsReordered} reordered\n`,
   );
+  if (summary.falseStarts > 0)
+    process.stdout.write(
+      `begun anew: ${summary.falseStarts} times, because the backup of a living primary took over on this busy host\n`,
+    );
   if (summary.failedSeeds.length > 0)
     process.stdout.write(`failed seeds: ${summary.failedSeeds.join(', ')}\n`);
 }

@@ -8,14 +8,10 @@
  */
 import { type Check, countAckGaps } from '../checks.ts';
 import type { AuditLine, Takeover } from '../evidence.ts';
-import {
-  countBreaks,
-  lastNumberBefore,
-  longestStallMs,
-  type Tenure,
-  tenureOf,
-} from './console-record.ts';
+import { countBreaks, lastNumberBefore, type Tenure, tenureOf } from './console-record.ts';
 import type { SerialText } from './serial-line.ts';
+
+const NS_PER_MS = 1e6;
 
 /** What the guest told over its control line. */
 export interface GuestWord {
@@ -23,6 +19,10 @@ export interface GuestWord {
   readonly pattern: string;
   /** Warnings and worse in the kernel's log. */
   readonly complaints: readonly string[];
+  /** For how long it says to run, and when it was asked and had answered by this host's clock. */
+  readonly uptimeMs: number;
+  readonly askedAtMs: number;
+  readonly answeredAtMs: number;
 }
 
 /** All that the checks look at. */
@@ -244,37 +244,54 @@ export function checkPrograms(evidence: QemuEvidence): Check {
   };
 }
 
-/** The kernel's watchdog of clocks looks twice a second, and tells how long it did not. */
-const WATCHDOG_MS = 500;
-const SLACK_MS = 200;
+/** What the guest's clock and this host's may differ by in a minute or two, both being right. */
+const CLOCK_SLACK_MS = 200;
 /** Complaints of a kernel whose processor was not run for a while: the group is that while in ns. */
 const STARVED = [
-  /clocksource: Long readout interval, skipping watchdog check: cs_nsec: (\d+)/,
+  /clocksource: Long readout interval, skipping watchdog check: cs_nsec: (\d+) wd_nsec: (\d+)/,
   /hrtimer: interrupt took (\d+) ns/,
 ];
+/** Two clocks that were read one after the other; what they differ by otherwise is a jump of one. */
+const CLOCKS_APART_MS = 20;
 
-/**
- * The time for which the kernel says that it was not run, when it says nothing else. That a busy host
- * let the machine wait is no fault of the copy, as long as its console was silent for as long: a
- * clock that jumped would tell the same without such a silence.
- */
-function starvedMs(complaint: string): number | null {
-  for (const pattern of STARVED) {
-    const match = pattern.exec(complaint);
-    if (match?.[1] !== undefined) return Number(match[1]) / 1e6;
-  }
-  return null;
+/** The kernel says that it was not run for a while, by all its clocks alike, and nothing else. */
+function isStarved(complaint: string): boolean {
+  return STARVED.some((pattern) => {
+    const [match, ...times] = pattern.exec(complaint) ?? [];
+    const [one = 0, other = one] = times.map((text) => Number(text) / NS_PER_MS);
+    return match !== undefined && Math.abs(one - other) <= CLOCKS_APART_MS;
+  });
 }
 
-/** The guest's kernel found nothing to complain about since before the strike. */
+/** How much longer the guest says to have run than this host's clock went on; at most 0 if it is right. */
+function clockAheadMs({ before, after }: QemuEvidence): number {
+  if (before === null || after === null) return 0;
+  return after.uptimeMs - before.uptimeMs - (after.answeredAtMs - before.askedAtMs);
+}
+
+/** The guest's clock stands still while the machine does, and never jumps ahead to make up for it. */
+export function checkClock(evidence: QemuEvidence): Check {
+  const aheadMs = clockAheadMs(evidence);
+  return {
+    name: 'guest clock',
+    ok: aheadMs <= CLOCK_SLACK_MS,
+    text:
+      aheadMs <= CLOCK_SLACK_MS
+        ? `never ahead of the host's: ${Math.round(-aheadMs)} ms of standstill in all`
+        : `ran ${Math.round(aheadMs)} ms more than the host's in the same time`,
+  };
+}
+
+/**
+ * The guest's kernel found nothing to complain about since before it was protected. That a busy host let
+ * the machine wait is no fault of the copy, and its kernel may notice; a clock that jumped would tell the
+ * same, and is found by itself (`checkClock`).
+ */
 export function checkKernelLog(evidence: QemuEvidence): Check {
   const known = new Set(evidence.before?.complaints);
   const fresh = (evidence.after?.complaints ?? []).filter((line) => !known.has(line));
-  const stallMs = Math.max(...tenuresOf(evidence).map((tenure) => longestStallMs(tenure, null)));
-  const serious = fresh.filter((line) => {
-    const waitedMs = starvedMs(line);
-    return waitedMs === null || waitedMs > stallMs + WATCHDOG_MS + SLACK_MS;
-  });
+  const isRight = checkClock(evidence).ok;
+  const serious = fresh.filter((line) => !isRight || !isStarved(line));
   const starved = fresh.length - serious.length;
   return {
     name: 'kernel log',
@@ -297,5 +314,11 @@ export function judgeQemu(evidence: QemuEvidence): Check[] {
     checkAcknowledged(evidence),
   ];
   if (evidence.before === null && evidence.after === null) return checks;
-  return [...checks, checkPattern(evidence), checkPrograms(evidence), checkKernelLog(evidence)];
+  return [
+    ...checks,
+    checkPattern(evidence),
+    checkPrograms(evidence),
+    checkKernelLog(evidence),
+    checkClock(evidence),
+  ];
 }

@@ -1,7 +1,7 @@
 /**
- * The play with a QEMU machine. The order of acts: boot the guest, protect it, compare both images,
- * have the guest check itself, run a while, strike at a random moment, wait for the outcome, run on,
- * have the survivor check itself, judge.
+ * The play with a QEMU machine. The order of acts: boot the guest and have it check itself, protect it,
+ * compare both images, run a while, strike at a random moment, wait for the outcome, run on, end the
+ * load, have the survivor check itself, judge.
  */
 import { Prng } from '../../base/prng.ts';
 import type { NodeStatus } from '../../engine/status.ts';
@@ -60,22 +60,18 @@ async function play(
   const random = new Prng(options.seed);
   const startedMs = performance.now();
   const sinceStart = (): number => Math.round(performance.now() - startedMs);
-  await theatre.startMachine();
+  // Nothing of the backup depends on the machine, and both take their time to start.
+  await Promise.all([theatre.startMachine(), theatre.startNode(1)]);
+  const wordBefore = await theatre.examine(0);
   tell(`the guest runs after ${sinceStart()} ms`);
   const witnesses = new Witnesses(theatre);
-  await witnesses.begin();
-  await theatre.startNode(0);
-  await theatre.startNode(1);
+  await Promise.all([witnesses.begin(), theatre.startNode(0)]);
   await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
   tell(`protected after ${sinceStart()} ms`);
   const checks: Check[] = [];
   const match = await theatre.scrub(0);
   tell(match.text);
   checks.push(scrubCheck(match));
-  const wordBefore = await theatre.examine(0).catch((error: unknown) => {
-    refuseFalseStart(theatre);
-    throw error;
-  });
   await runUp(theatre, random, options.intervalMs, tell);
   const before = theatre.node(0).progress;
   const first = await playStrike(theatre, options, tell);
@@ -105,9 +101,10 @@ async function play(
   }
   const takeovers = theatre.takeovers();
   const survivor = takeovers.at(-1)?.to === 1 ? 1 : 0;
+  const clients = await witnesses.hangUp(first.struckAtNs);
   const wordAfter = await theatre.examine(survivor);
   if (wordAfter !== null) tell(`the survivor checked itself: ${wordAfter.pattern}`);
-  const services = await witnesses.finish(first.struckAtNs, {
+  const services = await witnesses.examine(clients, {
     survivor,
     isFollowed: STILL_FOLLOWED.has(options.kill),
   });

@@ -203,7 +203,11 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
     if (this.options.workload === 'bare') return null;
     const { ask } = this.#portsOf(index);
     const [pattern = 'no answer'] = await ask.command('check');
-    return { pattern, complaints: await ask.command('complaints') };
+    const complaints = await ask.command('complaints');
+    const askedAtMs = performance.now();
+    const [uptime = ''] = await ask.command('uptime');
+    const uptimeMs = Number(uptime.split(' ')[0]) * 1000;
+    return { pattern, complaints, uptimeMs, askedAtMs, answeredAtMs: performance.now() };
   }
 
   /**

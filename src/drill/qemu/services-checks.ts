@@ -18,11 +18,15 @@ export interface DiskEvidence {
   readonly loaded: LoadedRedis | null;
 }
 
-/** All that is looked at here. */
-export interface ServicesEvidence {
+/** What the clients were answered; nothing without a card. */
+export interface ClientsEvidence {
   readonly clients: ClientsOutcome | null;
   /** How redis-benchmark ended, if it did: it should have gone on. */
   readonly benchmarkEnd: string | null;
+}
+
+/** All that is looked at here. */
+export interface ServicesEvidence extends ClientsEvidence {
   readonly disk: DiskEvidence | null;
 }
 

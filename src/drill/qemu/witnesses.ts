@@ -16,7 +16,7 @@ import { until } from '../theatre.ts';
 import { digestOf, faultsOf } from './drill-disk.ts';
 import type { QemuTheatre } from './qemu-theatre.ts';
 import { loadRedis } from './redis-load.ts';
-import type { DiskEvidence, ServicesEvidence } from './services-checks.ts';
+import type { ClientsEvidence, DiskEvidence, ServicesEvidence } from './services-checks.ts';
 
 /** Longest wait for the clients to be answered again after a strike; it is judged, not awaited. */
 const ANSWER_WAIT_MS = 10_000;
@@ -82,16 +82,21 @@ export class Witnesses {
     }).catch(ignoreTimeout);
   }
 
-  /** Hangs up, has the guest write its last, and compares. */
-  async finish(
-    struckAtNs: bigint,
-    sides: { readonly survivor: 0 | 1; readonly isFollowed: boolean },
-  ): Promise<ServicesEvidence> {
+  /** Ends the load; what the clients were answered from the strike on. */
+  async hangUp(struckAtNs: bigint): Promise<ClientsEvidence> {
     const benchmarkEnd = this.#benchmark?.isGone() === true ? await this.#benchmark.gone : null;
     this.#benchmark?.process.kill('SIGTERM');
     const struckAtMs = Number(struckAtNs) / NS_PER_MS;
     const clients = (await this.#clients?.ask({ ask: 'finish', struckAtMs })) ?? null;
-    return { clients, benchmarkEnd, disk: await this.#examineDisk(sides, clients) };
+    return { clients, benchmarkEnd };
+  }
+
+  /** Has the guest write its last, and compares the disks. */
+  async examine(
+    evidence: ClientsEvidence,
+    sides: { readonly survivor: 0 | 1; readonly isFollowed: boolean },
+  ): Promise<ServicesEvidence> {
+    return { ...evidence, disk: await this.#examineDisk(sides, evidence.clients) };
   }
 
   async #examineDisk(

@@ -5,7 +5,12 @@
 import { describe, expect, it } from 'vitest';
 import type { AuditLine, Takeover } from '../../../src/drill/evidence.ts';
 import { lastNumberBefore, tenureOf } from '../../../src/drill/qemu/console-record.ts';
-import { countCounter, judgeQemu, type QemuEvidence } from '../../../src/drill/qemu/qemu-checks.ts';
+import {
+  countCounter,
+  type GuestWord,
+  judgeQemu,
+  type QemuEvidence,
+} from '../../../src/drill/qemu/qemu-checks.ts';
 import type { SerialText } from '../../../src/drill/qemu/serial-line.ts';
 
 const MS = 1_000_000n;
@@ -27,6 +32,23 @@ function audit(
 function mark(startMs: number, epoch: number): AuditLine {
   return audit(startMs + 2, 'mark', epoch, { startedAtNs: BigInt(startMs) * MS });
 }
+
+const EARLY = '<4>[0.0] early';
+const BEFORE: GuestWord = {
+  pattern: 'ok 8192 pages generation 1',
+  complaints: [EARLY],
+  uptimeMs: 5000,
+  askedAtMs: 20_000,
+  answeredAtMs: 20_020,
+};
+/** Twenty seconds later by this host's clock, of which the guest stood still for one. */
+const AFTER: GuestWord = {
+  pattern: 'ok 8192 pages generation 3',
+  complaints: [EARLY],
+  uptimeMs: 24_000,
+  askedAtMs: 39_990,
+  answeredAtMs: 40_000,
+};
 
 interface Story {
   a: SerialText[];
@@ -75,8 +97,8 @@ function judge(story: Story): { failed: string[]; evidence: QemuEvidence } {
     consoles: [story.a, story.b],
     audits: [story.auditA, story.auditB],
     takeovers: story.takeovers,
-    before: { pattern: 'ok 8192 pages generation 1', complaints: ['<4>[0.0] early'] },
-    after: { pattern: 'ok 8192 pages generation 3', complaints: ['<4>[0.0] early'] },
+    before: BEFORE,
+    after: AFTER,
     oldCopyLives: false,
     ...story.evidence,
   };
@@ -144,7 +166,7 @@ describe('the verdict on a QEMU drill', () => {
       'a stale page, found at the end',
       'memory pattern',
       (story) => {
-        story.evidence = { after: { pattern: 'BAD page 3', complaints: [] } };
+        story.evidence = { after: { ...AFTER, pattern: 'BAD page 3', complaints: [] } };
       },
     ],
     [
@@ -181,6 +203,7 @@ describe('the verdict on a QEMU drill', () => {
       (story) => {
         story.evidence = {
           after: {
+            ...AFTER,
             pattern: 'ok 1 pages generation 3',
             complaints: ['<4>[0.0] early', '<3>[9.0] BUG: soft lockup'],
           },
@@ -232,17 +255,19 @@ describe('the verdict on a QEMU drill', () => {
     expect(judge(story).failed).toEqual(['counter']);
   });
 
-  const starved = (ns: number): string =>
-    `<4>[15.7] clocksource: Long readout interval, skipping watchdog check: cs_nsec: ${ns} wd_nsec: ${ns}`;
+  const starved = (clockMs: number, watchdogMs: number): string =>
+    `<4>[15.7] clocksource: Long readout interval, skipping watchdog check: cs_nsec: ${clockMs * 1e6} wd_nsec: ${watchdogMs * 1e6}`;
 
-  it('forgives a kernel that a busy host did not run, not one whose clock jumped', () => {
-    const pattern = 'ok 1 pages generation 3';
+  it.each([
+    ['a kernel that a busy host did not run', starved(2732, 2733), 0, []],
+    ['one whose clocks went apart', starved(2732, 732), 0, ['kernel log']],
+    ['one whose clocks all jumped ahead', starved(2732, 2733), 2000, ['kernel log', 'guest clock']],
+    ['a clock that jumped and told nobody', EARLY, 2000, ['guest clock']],
+  ])('%s', (_what, complaint, jumpMs, failed) => {
     const story = honest();
-    story.b.push(said(1300, 'c 12'));
-    story.evidence = { after: { pattern, complaints: ['<4>[0.0] early', starved(1.4e9)] } };
-    expect(judge(story).failed).toEqual([]);
-    story.evidence = { after: { pattern, complaints: ['<4>[0.0] early', starved(5e9)] } };
-    expect(judge(story).failed).toEqual(['kernel log']);
+    const complaints = [EARLY, complaint];
+    story.evidence = { after: { ...AFTER, complaints, uptimeMs: AFTER.uptimeMs + jumpMs } };
+    expect(judge(story).failed).toEqual(failed);
   });
 
   it('does not take silence for an answer', () => {
