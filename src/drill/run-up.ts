@@ -11,6 +11,7 @@ export const RUN_MS_MIN = 1000;
 const RUN_MS_MAX = 3000;
 /** How long the survivor runs on before it is examined. */
 export const AFTERMATH_MS = 1000;
+const FALSE_START_POLL_MS = 50;
 /** How long both sides see each other again after a partition, before the end. */
 export const MENDED_MS = 300;
 
@@ -28,6 +29,19 @@ export async function runUp(
   await pause(random.nextFloat() * intervalMs);
   refuseFalseStart(theatre);
   await awaitProtection(theatre, tell);
+}
+
+/**
+ * Waits until node 0 protects the machine for the first time.
+ * @throws {RomulusError} ERR_TIMEOUT_DRILL; ERR_HOST_BUSY when the backup took over meanwhile.
+ */
+export async function awaitFirstProtection(theatre: Theatre): Promise<void> {
+  const protection = theatre
+    .node(0)
+    .waitForState(['protected'], { withinMs: PROTECT_WAIT_MS })
+    .then(() => true);
+  const turn = (): Promise<boolean> => pause(FALSE_START_POLL_MS).then(() => false);
+  while (!(await Promise.race([protection, turn()]))) refuseFalseStart(theatre);
 }
 
 /**

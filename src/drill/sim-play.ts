@@ -15,6 +15,7 @@ import { runRedisBenchmark } from './redis-benchmark.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from './result.ts';
 import {
   AFTERMATH_MS,
+  awaitFirstProtection,
   MENDED_MS,
   pause,
   refuseFalseStart,
@@ -55,7 +56,7 @@ async function play(
   await theatre.startNode(0);
   await theatre.runMachine();
   await theatre.startNode(1);
-  await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
+  await awaitFirstProtection(theatre);
   tell(
     `machine, two nodes and a world outside started; protected after ${Math.round(performance.now() - startedMs)} ms`,
   );

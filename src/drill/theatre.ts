@@ -18,7 +18,7 @@ import { freePorts } from './ports.ts';
 /** All of a drill is on this host. */
 export const HOST = '127.0.0.1';
 /** Longest wait for a started process to be in business. */
-export const START_WAIT_MS = 20_000;
+export const START_WAIT_MS = 60_000;
 /** Longest wait for a first full copy; a multi-gigabyte machine takes seconds. */
 export const PROTECT_WAIT_MS = 60_000;
 const POLL_MS = 10;

@@ -11,6 +11,7 @@ import type { QemuDrillOptions } from '../options.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from '../result.ts';
 import {
   AFTERMATH_MS,
+  awaitFirstProtection,
   MENDED_MS,
   pause,
   refuseFalseStart,
@@ -66,7 +67,7 @@ async function play(
   tell(`the guest runs after ${sinceStart()} ms`);
   const witnesses = new Witnesses(theatre);
   await Promise.all([witnesses.begin(), theatre.startNode(0)]);
-  await theatre.node(0).waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
+  await awaitFirstProtection(theatre);
   tell(`protected after ${sinceStart()} ms`);
   const checks: Check[] = [];
   const match = await theatre.scrub(0);
