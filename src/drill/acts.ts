@@ -11,11 +11,11 @@ import type { DrillOptions, Kill } from './options.ts';
 import { PROTECT_WAIT_MS, START_WAIT_MS, type Theatre } from './theatre.ts';
 
 /** Longest wait for the survivor to take over. */
-export const FAILOVER_WAIT_MS = 15_000;
+export const FAILOVER_WAIT_MS = 60_000;
 /** Longest wait for its first output; an idle machine says little. */
-export const FIRST_OUTPUT_WAIT_MS = 10_000;
+export const FIRST_OUTPUT_WAIT_MS = 30_000;
 /** Longest wait for a copy that lost to be stopped. */
-export const FENCE_WAIT_MS = 10_000;
+export const FENCE_WAIT_MS = 30_000;
 /** How long a thawed primary is watched for output it must not release. */
 const THAW_WATCH_MS = 500;
 /** How long the machine is cut off from its clients. */

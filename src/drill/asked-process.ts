@@ -5,7 +5,7 @@ import type { Numbered, Response } from './answer-questions.ts';
 import type { Child, Stage } from './children.ts';
 
 /** Longest wait for an answer; the record of a long drill is tens of megabytes. */
-const ANSWER_WAIT_MS = 30_000;
+const ANSWER_WAIT_MS = 90_000;
 
 /** How such a process is started. */
 export interface AskedProcessOptions {

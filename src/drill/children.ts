@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { RomulusError } from '../base/errors.ts';
 
 /** Longest wait for a killed process to be gone. */
-export const REAP_MS = 5000;
+export const REAP_MS = 20_000;
 /** Longest wait for the guardians of killed engines to have cleared up. */
 const GUARDIAN_MS = 1000;
 const POLL_MS = 10;

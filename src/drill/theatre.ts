@@ -20,7 +20,7 @@ export const HOST = '127.0.0.1';
 /** Longest wait for a started process to be in business. */
 export const START_WAIT_MS = 60_000;
 /** Longest wait for a first full copy; a multi-gigabyte machine takes seconds. */
-export const PROTECT_WAIT_MS = 60_000;
+export const PROTECT_WAIT_MS = 120_000;
 const POLL_MS = 10;
 /** How often a comparison is tried that the loss of protection broke off. */
 const SCRUBS_MAX = 3;

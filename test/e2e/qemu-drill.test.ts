@@ -7,7 +7,6 @@ import { describe, expect, it } from 'vitest';
 import { hasKvm, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
 import { drill, DRILL_WAIT_MS, drills, expectProof, type Finished } from '../support/run-drill.ts';
 
-const DRILL_MS = 150_000;
 /** In a row, by one command, struck at random moments. */
 const SERIES = 10;
 const available = await requireQemu();
@@ -58,35 +57,35 @@ describe.skipIf(!available)('romulus drill --guest qemu', () => {
     ['guest', 'pattern'],
     ['engine', 'dirty'],
     ['sigstop', 'shell'],
-  ])('%s under %s: the copy goes on', { timeout: DRILL_MS }, async (kill, workload) => {
+  ])('%s under %s: the copy goes on', { timeout: DRILL_WAIT_MS }, async (kill, workload) => {
     const finished = await qemuDrill('--kill', kill, '--workload', workload);
     expectProof(finished);
     expect(finished.result.promotedEpoch).toBeGreaterThan(0);
   });
 
-  it('link: one side ends up as the only one', { timeout: DRILL_MS }, async () => {
+  it('link: one side ends up as the only one', { timeout: DRILL_WAIT_MS }, async () => {
     expectProof(await qemuDrill('--kill', 'link'));
   });
 
-  it('backup: unprotected and said so, then protected again', { timeout: DRILL_MS }, async () => {
+  it('backup: unprotected and said so, then protected again', { timeout: DRILL_WAIT_MS }, async () => {
     const finished = await qemuDrill('--kill', 'backup');
     expectProof(finished);
     expect(finished.result.promotedEpoch).toBeNull();
   });
 
   it('--rejoin: the killed side follows, and it fails over the other way', {
-    timeout: DRILL_MS,
+    timeout: DRILL_WAIT_MS,
   }, async () => {
     const finished = await qemuDrill('--rejoin');
     expectProof(finished);
     expect(finished.result.story.join('\n')).toContain('the other way round');
   });
 
-  it.each(pairs)('from QEMU %s to %s', { timeout: DRILL_MS }, async (from, to) => {
+  it.each(pairs)('from QEMU %s to %s', { timeout: DRILL_WAIT_MS }, async (from, to) => {
     expectProof(await qemuDrill('--qemu', from ?? '', '--backup-qemu', to ?? ''));
   });
 
-  it.skipIf(!kvm)('under KVM', { timeout: DRILL_MS }, async () => {
+  it.skipIf(!kvm)('under KVM', { timeout: DRILL_WAIT_MS }, async () => {
     expectProof(await qemuDrill('--workload', 'bare', '--accelerator', 'kvm'));
   });
 

@@ -8,7 +8,6 @@ import { describe, expect, it } from 'vitest';
 import { requireServices } from '../support/qemu/require-qemu.ts';
 import { drill, DRILL_WAIT_MS, drills, expectProof, type Finished } from '../support/run-drill.ts';
 
-const DRILL_MS = 150_000;
 /** In a row, by one command, struck at random moments; with the eight kinds above, twenty. */
 const SERIES = 12;
 const available = await requireServices();
@@ -39,7 +38,7 @@ async function prove(...words: string[]): Promise<Finished> {
 describe.skipIf(!available)('romulus drill --guest qemu --disk --net', () => {
   it.each(['sigkill', 'sigstop', 'guest', 'engine'])(
     '%s: the copy goes on, and its clients with it',
-    { timeout: DRILL_MS },
+    { timeout: DRILL_WAIT_MS },
     async (kill) => {
       const { result } = await prove('--kill', kill);
       expect(result.promotedEpoch).toBeGreaterThan(0);
@@ -47,28 +46,28 @@ describe.skipIf(!available)('romulus drill --guest qemu --disk --net', () => {
   );
 
   it('link: cut off from each other, one side serves the clients', {
-    timeout: DRILL_MS,
+    timeout: DRILL_WAIT_MS,
   }, async () => {
     await prove('--kill', 'link');
   });
 
   it('uplink: nobody takes over when only the clients are cut off', {
-    timeout: DRILL_MS,
+    timeout: DRILL_WAIT_MS,
   }, async () => {
     const { result } = await prove('--kill', 'uplink');
     expect(result.promotedEpoch).toBeNull();
   });
 
-  it('backup: the clients notice nothing', { timeout: DRILL_MS }, async () => {
+  it('backup: the clients notice nothing', { timeout: DRILL_WAIT_MS }, async () => {
     await prove('--kill', 'backup');
   });
 
-  it('--rejoin: and back again, over the same connection', { timeout: DRILL_MS }, async () => {
+  it('--rejoin: and back again, over the same connection', { timeout: DRILL_WAIT_MS }, async () => {
     const { result } = await prove('--rejoin');
     expect(result.story.join('\n')).toContain('the other way round');
   });
 
-  it.each(['--disk', '--net'])('%s alone', { timeout: DRILL_MS }, async (part) => {
+  it.each(['--disk', '--net'])('%s alone', { timeout: DRILL_WAIT_MS }, async (part) => {
     expectProof(await drill('--guest', 'qemu', '--memory', '128M', part));
   });
 

@@ -14,9 +14,9 @@ import { isListening, TcpStreams } from './tcp-streams.ts';
 export const ECHO_PORT = 7;
 export const REDIS_PORT = 6379;
 /** Longest wait for the guest's servers; it has booted by then. */
-const LISTEN_WAIT_MS = 20_000;
+const LISTEN_WAIT_MS = 60_000;
 /** Longest wait for the last answers: TCP may send again only after seconds. */
-const LAST_ANSWER_WAIT_MS = 8000;
+const LAST_ANSWER_WAIT_MS = 30_000;
 const POLL_MS = 5;
 /** Few connections with one command each on the way: every one waits for its answer to be released. */
 const REDIS_SHAPE = { clients: 4, pipeline: 1 };

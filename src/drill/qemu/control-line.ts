@@ -6,7 +6,7 @@ import { RomulusError } from '../../base/errors.ts';
 import type { SerialLine } from './serial-line.ts';
 
 /** Longest wait for an answer; a check of all memory takes about a second. */
-export const CONTROL_WAIT_MS = 30_000;
+export const CONTROL_WAIT_MS = 60_000;
 const READY_WAIT_MS = 60_000;
 const PING_MS = 1000;
 

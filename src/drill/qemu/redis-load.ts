@@ -7,7 +7,7 @@ import { copyOut } from './drill-disk.ts';
 import { programPath } from './tools.ts';
 
 /** Longest wait until it has loaded its file. */
-const LOAD_WAIT_MS = 15_000;
+const LOAD_WAIT_MS = 60_000;
 const POLL_MS = 20;
 
 /** What redis said when it was started anew. */
