@@ -8,7 +8,8 @@ import type { NodeEvent } from '../engine/status.ts';
 import type { Check } from './checks.ts';
 import type { PromotedEvent } from './node-process.ts';
 import type { DrillOptions, Kill } from './options.ts';
-import { PROTECT_WAIT_MS, START_WAIT_MS, type Theatre } from './theatre.ts';
+import { awaitProtected, compareImages } from './run-up.ts';
+import { START_WAIT_MS, type Theatre } from './theatre.ts';
 
 /** Longest wait for the survivor to take over. */
 export const FAILOVER_WAIT_MS = 60_000;
@@ -178,10 +179,9 @@ async function playBackupLoss(theatre: Theatre, tell: (text: string) => void): P
   const flowed = ((await theatre.heardCounts())[0] ?? 0) - heard;
   eventsBefore = primary.events.length;
   await theatre.startNode(1);
-  await primary.waitForState(['protected'], { withinMs: PROTECT_WAIT_MS, after: eventsBefore });
+  await awaitProtected(theatre, { index: 0, after: eventsBefore, takeovers: 0 });
   tell('b came back; protected again');
-  const match = await theatre.scrub(0);
-  tell(match.text);
+  const match = await compareImages(theatre, tell);
   return {
     struckAtNs,
     heir: null,

@@ -4,7 +4,7 @@
  */
 import { RomulusError } from '../base/errors.ts';
 import type { Prng } from '../base/prng.ts';
-import { PROTECT_WAIT_MS, type Theatre } from './theatre.ts';
+import { NAMES, PROTECT_WAIT_MS, type ScrubOutcome, type Theatre } from './theatre.ts';
 
 /** How long the machine runs protected before the strike. */
 export const RUN_MS_MIN = 1000;
@@ -12,6 +12,8 @@ const RUN_MS_MAX = 3000;
 /** How long the survivor runs on before it is examined. */
 export const AFTERMATH_MS = 1000;
 const FALSE_START_POLL_MS = 50;
+/** How often a comparison is tried that the loss of protection broke off. */
+const COMPARISONS_MAX = 3;
 /** How long both sides see each other again after a partition, before the end. */
 export const MENDED_MS = 300;
 
@@ -31,32 +33,67 @@ export async function runUp(
   await awaitProtection(theatre, tell);
 }
 
+/** Whose protection is waited for, and since when. */
+export interface ProtectionWait {
+  readonly index: 0 | 1;
+  /** Events of the node before this one do not count. */
+  readonly after: number;
+  /** How many takeovers there had to be so far. */
+  readonly takeovers: number;
+}
+
 /**
- * Waits until node 0 protects the machine for the first time.
- * @throws {RomulusError} ERR_TIMEOUT_DRILL; ERR_HOST_BUSY when the backup took over meanwhile.
+ * Waits until a node protects the machine: for the first time, unless told otherwise by node 0.
+ * @throws {RomulusError} ERR_TIMEOUT_DRILL; ERR_HOST_BUSY when the other one took over meanwhile.
  */
-export async function awaitFirstProtection(theatre: Theatre): Promise<void> {
+export async function awaitProtected(
+  theatre: Theatre,
+  { index, after, takeovers }: ProtectionWait = { index: 0, after: 0, takeovers: 0 },
+): Promise<void> {
   const protection = theatre
-    .node(0)
-    .waitForState(['protected'], { withinMs: PROTECT_WAIT_MS })
+    .node(index)
+    .waitForState(['protected'], { withinMs: PROTECT_WAIT_MS, after })
     .then(() => true);
   const turn = (): Promise<boolean> => pause(FALSE_START_POLL_MS).then(() => false);
-  while (!(await Promise.race([protection, turn()]))) refuseFalseStart(theatre);
+  while (!(await Promise.race([protection, turn()]))) refuseFalseStart(theatre, takeovers);
 }
 
 /**
  * On a busy host protection may have been lost meanwhile, and is being regained: a strike right then
  * would rightly lose what was declared unprotected.
  */
-async function awaitProtection(theatre: Theatre, tell: (text: string) => void): Promise<void> {
-  const primary = theatre.node(0);
+async function awaitProtection(
+  theatre: Theatre,
+  tell: (text: string) => void,
+  { index, takeovers }: Omit<ProtectionWait, 'after'> = { index: 0, takeovers: 0 },
+): Promise<void> {
+  const primary = theatre.node(index);
   const state = primary.lastState;
   if (state === null || state.state === 'protected' || state.state === 'backlogged') return;
-  tell(`a is ${state.state} (${state.why}): waiting until it is protected again`);
-  await primary.waitForState(['protected'], {
-    withinMs: PROTECT_WAIT_MS,
-    after: primary.events.length,
-  });
+  tell(`${NAMES[index]} is ${state.state} (${state.why}): waiting until it is protected again`);
+  await awaitProtected(theatre, { index, after: primary.events.length, takeovers });
+}
+
+/**
+ * Has both images compared by the primary. A comparison is broken off with the protection, which a busy
+ * host may lose for a moment: then it is made anew.
+ * @throws {RomulusError} ERR_TIMEOUT_DRILL; ERR_HOST_BUSY when the other one took over meanwhile.
+ */
+export async function compareImages(
+  theatre: Theatre,
+  tell: (text: string) => void,
+  primary: Omit<ProtectionWait, 'after'> = { index: 0, takeovers: 0 },
+): Promise<ScrubOutcome> {
+  const node = theatre.node(primary.index);
+  for (let left = COMPARISONS_MAX; ; left -= 1) {
+    const seen = node.events.length;
+    const outcome = await theatre.scrub(primary.index);
+    tell(outcome.text);
+    const wasDisturbed = node.events.slice(seen).some(({ event }) => event.event === 'state');
+    if (outcome.ok || left === 1 || !wasDisturbed) return outcome;
+    refuseFalseStart(theatre, primary.takeovers);
+    await awaitProtection(theatre, tell, primary);
+  }
 }
 
 /**

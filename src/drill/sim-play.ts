@@ -15,7 +15,7 @@ import { runRedisBenchmark } from './redis-benchmark.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from './result.ts';
 import {
   AFTERMATH_MS,
-  awaitFirstProtection,
+  awaitProtected,
   MENDED_MS,
   pause,
   refuseFalseStart,
@@ -24,7 +24,6 @@ import {
   runUp,
 } from './run-up.ts';
 import type { SimTheatre } from './sim-theatre.ts';
-import { PROTECT_WAIT_MS } from './theatre.ts';
 import { WorldRecord } from './world-record.ts';
 
 interface Tale {
@@ -56,7 +55,7 @@ async function play(
   await theatre.startNode(0);
   await theatre.runMachine();
   await theatre.startNode(1);
-  await awaitFirstProtection(theatre);
+  await awaitProtected(theatre);
   tell(
     `machine, two nodes and a world outside started; protected after ${Math.round(performance.now() - startedMs)} ms`,
   );
@@ -67,10 +66,7 @@ async function play(
   const outcomes: Outcome[] = [await playStrike(theatre, options, tell)];
   if (options.rejoin && outcomes[0]?.heir === 1) {
     await rejoin(theatre, tell);
-    await theatre.node(1).waitForState(['protected'], {
-      withinMs: PROTECT_WAIT_MS,
-      after: outcomes[0].eventsSeen,
-    });
+    await awaitProtected(theatre, { index: 1, after: outcomes[0].eventsSeen, takeovers: 1 });
     tell('it follows as the backup; protected the other way round');
     await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
     refuseFalseStart(theatre, 1);

@@ -22,8 +22,6 @@ export const START_WAIT_MS = 60_000;
 /** Longest wait for a first full copy; a multi-gigabyte machine takes seconds. */
 export const PROTECT_WAIT_MS = 120_000;
 const POLL_MS = 10;
-/** How often a comparison is tried that the loss of protection broke off. */
-const SCRUBS_MAX = 3;
 
 /** Names of the nodes, by index. */
 export const NAMES = ['a', 'b'] as const;
@@ -149,28 +147,8 @@ export abstract class Theatre<Options extends DrillOptions = DrillOptions> {
     );
   }
 
-  /**
-   * Has the images of both sides compared, by the command for it. On a busy host protection may be lost
-   * for a moment, and a comparison with it: then it is made anew.
-   */
+  /** Has the images of both sides compared, by the command for it. */
   async scrub(index: 0 | 1): Promise<ScrubOutcome> {
-    const node = this.node(index);
-    for (let left = SCRUBS_MAX; ; left -= 1) {
-      const seen = node.events.length;
-      const outcome = await this.#compare(index);
-      const wasDisturbed = node.events.slice(seen).some(({ event }) => event.event === 'state');
-      const { lastState } = node;
-      if (outcome.ok || left === 1) return outcome;
-      if (!wasDisturbed && lastState?.state === 'protected') return outcome;
-      if (lastState?.state !== 'protected')
-        await node.waitForState(['protected'], {
-          withinMs: PROTECT_WAIT_MS,
-          after: node.events.length,
-        });
-    }
-  }
-
-  async #compare(index: 0 | 1): Promise<ScrubOutcome> {
     const child = this.stage.start({
       name: 'scrub',
       command: process.execPath,

@@ -11,7 +11,8 @@ import type { QemuDrillOptions } from '../options.ts';
 import { type DrillVerdict, figuresOf, settingsOf } from '../result.ts';
 import {
   AFTERMATH_MS,
-  awaitFirstProtection,
+  awaitProtected,
+  compareImages,
   MENDED_MS,
   pause,
   refuseFalseStart,
@@ -19,7 +20,6 @@ import {
   RUN_MS_MIN,
   runUp,
 } from '../run-up.ts';
-import { PROTECT_WAIT_MS } from '../theatre.ts';
 import { longestStallMs } from './console-record.ts';
 import { countCounter, judgeQemu, type QemuEvidence, tenuresOf } from './qemu-checks.ts';
 import type { QemuTheatre } from './qemu-theatre.ts';
@@ -67,12 +67,10 @@ async function play(
   tell(`the guest runs after ${sinceStart()} ms`);
   const witnesses = new Witnesses(theatre);
   await Promise.all([witnesses.begin(), theatre.startNode(0)]);
-  await awaitFirstProtection(theatre);
+  await awaitProtected(theatre);
   tell(`protected after ${sinceStart()} ms`);
   const checks: Check[] = [];
-  const match = await theatre.scrub(0);
-  tell(match.text);
-  checks.push(scrubCheck(match));
+  checks.push(scrubCheck(await compareImages(theatre, tell)));
   await runUp(theatre, random, options.intervalMs, tell);
   const before = theatre.node(0).progress;
   const first = await playStrike(theatre, options, tell);
@@ -80,14 +78,9 @@ async function play(
   await witnesses.awaitAnswer(first.struckAtNs);
   if (options.rejoin && first.heir === 1) {
     await rejoin(theatre, tell);
-    await theatre.node(1).waitForState(['protected'], {
-      withinMs: PROTECT_WAIT_MS,
-      after: first.eventsSeen,
-    });
+    await awaitProtected(theatre, { index: 1, after: first.eventsSeen, takeovers: 1 });
     tell('it follows as the backup; protected the other way round');
-    const again = await theatre.scrub(1);
-    tell(again.text);
-    checks.push(scrubCheck(again));
+    checks.push(scrubCheck(await compareImages(theatre, tell, { index: 1, takeovers: 1 })));
     await pause(RUN_MS_MIN + random.nextBelow(RUN_MS_MIN));
     refuseFalseStart(theatre, 1);
     const second = await playFailover(theatre, { from: 1, to: 0, kind: 'sigkill' }, tell);
