@@ -19,6 +19,9 @@ export interface DiskZeros {
   readonly data: null;
 }
 
+/** So much is left free before the data of a chunk where a frame's header is to be put there. */
+export const HEADER_ROOM_BYTES = 64;
+
 /** A piece of the first copy. Zero pieces carry no data. */
 export interface DiskChunk {
   readonly disk?: number;
@@ -26,6 +29,8 @@ export interface DiskChunk {
   readonly byteCount: number;
   /** Null when all of it is zeros. */
   readonly data: Uint8Array | null;
+  /** Bytes before the data in its buffer that are nobody's, for a header to be put there; or none. */
+  readonly roomBytes?: number;
 }
 
 /**
@@ -54,6 +59,8 @@ export interface SourceDisk {
    * ahead of it, so that they do not pile up while memory is sent.
    */
   readWaiting(): AsyncGenerator<DiskChunk>;
+  /** Buffers of chunks that were sent: the next chunks may be read into them. */
+  giveBack?(buffers: readonly ArrayBuffer[]): void;
   /** Nobody is given this view's writes any more. Idempotent. */
   close(): void;
 }

@@ -20,9 +20,10 @@
 import { rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
+import { BaseBuffers } from './base-buffers.ts';
 import { BlockEpochs, type DiskStretch } from './block-epochs.ts';
 import { DiskImage, READ_BYTES_MAX } from './disk-image.ts';
-import type { DiskChunk, DiskWrite, DiskZeros } from './disk.ts';
+import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
 import {
   type DiskMonitor,
@@ -88,6 +89,7 @@ export class QemuDisks {
   readonly #options: QemuDiskOptions;
   readonly #log: WriteLog;
   readonly #epochs: BlockEpochs;
+  readonly #buffers = new BaseBuffers();
   readonly #ready = new Set<string>();
   #server: NbdServer | null = null;
   #unlisten: () => void = () => undefined;
@@ -144,6 +146,7 @@ export class QemuDisks {
         path: socketPath,
         ...(owner !== undefined && { owner }),
         exports: this.disks.map(({ diskBytes }, disk) => ({ name: `disk${disk}`, diskBytes })),
+        allocate: (byteCount) => this.#buffers.allocate(byteCount),
         sink: {
           write: (disk, offset, data) => {
             this.#receive(disk, offset, data.byteLength, data);
@@ -240,6 +243,11 @@ export class QemuDisks {
     return { chunks: [], next: 'waiting' };
   }
 
+  /** Buffers of pieces that nobody needs any more: the next are received into them. */
+  giveBack(buffers: readonly ArrayBuffer[]): void {
+    this.#buffers.giveBack(buffers);
+  }
+
   /**
    * The writes of an epoch, in order: those with a count up to `through` that no epoch before had.
    * @throws {RomulusError} ERR_DISK_LOST, ERR_DISK_MIRROR, ERR_LIMIT_DISK_BACKLOG.
@@ -309,7 +317,7 @@ export class QemuDisks {
       return;
     }
     try {
-      this.#log.push({ disk, offset, byteCount, data });
+      this.#log.push({ disk, offset, byteCount, data, roomBytes: HEADER_ROOM_BYTES });
     } catch (error) {
       this.#lose(toRomulusError(error));
       throw error;

@@ -33,6 +33,8 @@ export interface LoggedWrite {
   readonly byteCount: number;
   /** Null when all of it is zeros. */
   readonly data: Buffer | null;
+  /** See `DiskChunk`. */
+  readonly roomBytes?: number;
 }
 
 interface Mark {
@@ -118,12 +120,7 @@ export class WriteLog {
     assert(this.#marks.length === 0, 'what is marked belongs to its epoch');
     const write = this.#shift();
     if (write === null) return [];
-    return piecesOf(write).map((piece) => ({
-      disk: piece.disk,
-      offset: piece.offset,
-      byteCount: piece.byteCount,
-      data: piece.data !== null && isZero(piece.data) ? null : piece.data,
-    }));
+    return piecesOf(write).map(withoutZeros);
   }
 
   /** The writes with a count up to `throughCount` belong to `epoch` or one before it. */
@@ -197,6 +194,12 @@ function piecesOf(write: LoggedWrite): LoggedWrite[] {
     pieces.push({ disk: write.disk, offset: write.offset + done, byteCount, data });
   }
   return pieces;
+}
+
+function withoutZeros(piece: LoggedWrite): DiskChunk {
+  if (piece.data === null || !isZero(piece.data)) return piece;
+  const { disk, offset, byteCount } = piece;
+  return { disk, offset, byteCount, data: null };
 }
 
 function isZero(data: Buffer): boolean {

@@ -118,6 +118,11 @@ export class MirroredDisks {
     return client;
   }
 
+  /** Starts the thread ahead of the first view. What is wrong with it that view will tell. */
+  prepare(): void {
+    this.#opening = this.#prepare(this.#opening).catch(() => undefined);
+  }
+
   /**
    * A view for one image; the one before is closed. Asked for anew before it was there, both are
    * given, in order, and the first is closed by the second.
@@ -134,6 +139,11 @@ export class MirroredDisks {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#giveUp();
+  }
+
+  async #prepare(before: Promise<unknown>): Promise<void> {
+    await before;
+    if (this.#thread === null) await this.#start();
   }
 
   async #open(target: DiskTarget): Promise<SourceDisk> {
@@ -183,6 +193,7 @@ class MirroredView implements SourceDisk {
   readonly #client: Thread['client'];
   readonly #view: number;
   readonly #marks = new Map<number, number>();
+  #spares: readonly ArrayBuffer[] = [];
   #end: RomulusError | null = null;
   #onWake: () => void = () => undefined;
 
@@ -209,7 +220,10 @@ class MirroredView implements SourceDisk {
       const woken = new Promise<void>((resolve) => {
         this.#onWake = resolve;
       });
-      const { chunks, next } = await this.#client.call('nextBase', { view: this.#view });
+      const spares = this.#spares;
+      this.#spares = [];
+      const request = { view: this.#view, spares };
+      const { chunks, next } = await this.#client.call('nextBase', request, spares);
       yield* chunks;
       if (next === 'complete') return;
       if (next === 'waiting') await woken;
@@ -219,6 +233,10 @@ class MirroredView implements SourceDisk {
 
   readWaiting(): AsyncGenerator<DiskChunk> {
     return this.readBase();
+  }
+
+  giveBack(buffers: readonly ArrayBuffer[]): void {
+    this.#spares = [...this.#spares, ...buffers];
   }
 
   /** There may be more to read. */

@@ -88,6 +88,7 @@ export class PrimaryRole implements Role {
       const onDiskLost = (error: RomulusError): void => session?.diskLost(error);
       const mirrored = this.#mirroredDisks(attached, capture, onDiskLost);
       cleanups.push(() => mirrored?.close());
+      mirrored?.prepare();
       const net = promoted?.net ?? (await this.#connectNet(attached.netSocketPath));
       this.#parts.setMachine(net);
       cleanups.push(() => {

@@ -64,18 +64,67 @@ interface Stretch {
   readonly spares: readonly ArrayBuffer[];
 }
 
+/** Buffers given to a link, until it needs them no more. */
+class LentBuffers {
+  readonly #link: Outbox;
+  /** With how much had been sent by their end. */
+  #lent: { readonly buffer: ArrayBuffer; readonly leftAtBytes: number }[] = [];
+
+  constructor(link: Outbox) {
+    this.#link = link;
+  }
+
+  /** What was sent last lies in this buffer. */
+  lend(buffer: ArrayBuffer): void {
+    this.#lent.push({ buffer, leftAtBytes: this.#link.sentBytes });
+  }
+
+  /** Those that have left. What a broken link still held is left to the collector. */
+  take(): ArrayBuffer[] {
+    const { leftBytes } = this.#link;
+    const free = this.#lent.filter(({ leftAtBytes }) => leftAtBytes <= leftBytes);
+    this.#lent = this.#lent.filter(({ leftAtBytes }) => leftAtBytes > leftBytes);
+    return free.map(({ buffer }) => buffer);
+  }
+}
+
+/**
+ * A chunk's frame in one piece, its small parts put into the room before the data: the other side then
+ * receives header and payload in one buffer, and need not put them together.
+ */
+function inOnePiece(
+  frame: readonly Uint8Array[],
+  { data, roomBytes = 0 }: DiskChunk,
+): readonly Uint8Array[] {
+  const small = frame.slice(0, -1);
+  const smallBytes = small.reduce((sum, part) => sum + part.byteLength, 0);
+  // Compressed, it is not the data that is sent.
+  if (data === null || frame.at(-1) !== data || smallBytes > roomBytes) return frame;
+  const from = data.byteOffset - smallBytes;
+  const whole = new Uint8Array(data.buffer, from, smallBytes + data.byteLength);
+  let at = 0;
+  for (const part of small) {
+    whole.set(part, at);
+    at += part.byteLength;
+  }
+  return [whole];
+}
+
 /** One synchronisation with one backup over one link. */
 export class SyncDriver {
   readonly #options: SyncOptions;
   readonly #sums = new BaseSums();
   readonly #startedMs: number;
-  /** Batches given to the link, with how much had been sent by their end. */
-  #lent: { readonly buffer: ArrayBuffer; readonly leftAtBytes: number }[] = [];
+  /** Of batches, and of pieces of the disks. */
+  readonly #lentBatches: LentBuffers;
+  readonly #lentChunks: LentBuffers;
   #round = 0;
 
   constructor(options: SyncOptions) {
     this.#options = options;
     this.#startedMs = options.nowMs();
+    this.#lentBatches = new LentBuffers(options.link);
+    this.#lentChunks = new LentBuffers(options.link);
   }
 
   get progress(): SyncProgress {
@@ -145,7 +194,7 @@ export class SyncDriver {
     const asked: Promise<SliceResult>[] = [];
     const ask = (): void => {
       while (nextPage !== null && asked.length < SLICES_AHEAD) {
-        const spares = this.#takeSpares();
+        const spares = this.#lentBatches.take();
         const slice = take({ fromPage: nextPage, pageLimit: slicePages, spares }, spares);
         // Awaited below, unless the synchronisation ends before its turn.
         slice.catch(() => undefined);
@@ -178,16 +227,7 @@ export class SyncDriver {
     this.#sums.count(frame);
     link.send(frame);
     const { buffer } = batch.payload;
-    if (!batch.compressed && buffer instanceof ArrayBuffer)
-      this.#lent.push({ buffer, leftAtBytes: link.sentBytes });
-  }
-
-  /** Buffers that the link needs no more. What a broken link still held is left to the collector. */
-  #takeSpares(): ArrayBuffer[] {
-    const { leftBytes } = this.#options.link;
-    const spares = this.#lent.filter(({ leftAtBytes }) => leftAtBytes <= leftBytes);
-    this.#lent = this.#lent.filter(({ leftAtBytes }) => leftAtBytes > leftBytes);
-    return spares.map(({ buffer }) => buffer);
+    if (!batch.compressed && buffer instanceof ArrayBuffer) this.#lentBatches.lend(buffer);
   }
 
   async #sendDisk(): Promise<void> {
@@ -206,14 +246,18 @@ export class SyncDriver {
     for await (const chunk of disk.readWaiting()) await this.#sendChunk(chunk);
   }
 
-  async #sendChunk({ disk = 0, offset, byteCount, data }: DiskChunk): Promise<void> {
+  async #sendChunk(chunk: DiskChunk): Promise<void> {
     const { link, generation, compressor, signal } = this.#options;
+    const { disk = 0, offset, byteCount, data, roomBytes = 0 } = chunk;
     const write = { disk, offset, lengthBytes: byteCount, data };
     const frame = encodeMessage({ kind: 'baseDisk', write }, { generation, compressor });
     this.#sums.diskBytes += byteCount;
     this.#sums.count(frame);
-    link.send(frame);
+    link.send(inOnePiece(frame, chunk));
+    if (data !== null && roomBytes > 0 && data.buffer instanceof ArrayBuffer)
+      this.#lentChunks.lend(data.buffer);
     await link.drained(LINK_QUEUE_BYTES_MAX);
+    this.#options.disk?.giveBack?.(this.#lentChunks.take());
     signal.throwIfAborted();
   }
 

@@ -13,7 +13,8 @@
 import { chmodSync, chownSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
-import { descriptorOf } from '../../native/descriptors.ts';
+import { descriptorOf, sendNow } from '../../native/descriptors.ts';
+import { releaseBuffer } from '../../native/page-store.ts';
 import { greeting } from './protocol.ts';
 import { type NbdAction, NbdSession, type OpenVerdict } from './session.ts';
 
@@ -46,6 +47,8 @@ export interface NbdServerOptions {
   readonly sink: NbdSink;
   /** Who may connect, besides root: this user by default. */
   readonly owner?: { readonly uid: number; readonly gid: number };
+  /** Memory of that size for a write's data: the system's by default. */
+  readonly allocate?: (byteCount: number) => Buffer;
   /** A client opened this disk, over the socket with this descriptor. */
   readonly onOpened?: (disk: number, descriptor: number) => void;
   /** A client that had opened this disk is gone, with why. */
@@ -128,7 +131,7 @@ export class NbdServer {
 
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
-    const session = new NbdSession((name) => this.#open(name, socket));
+    const session = new NbdSession((name) => this.#open(name, socket), this.#options.allocate);
     let disk = -1;
     let why: RomulusError | null = null;
     let replies: Buffer[] = [];
@@ -160,7 +163,7 @@ export class NbdServer {
       }
     };
     const send = (): void => {
-      if (replies.length > 0) socket.write(Buffer.concat(replies));
+      if (replies.length > 0) reply(socket, Buffer.concat(replies));
       replies = [];
       if (ending) socket.end();
     };
@@ -168,6 +171,7 @@ export class NbdServer {
       try {
         session.push(chunk, act);
         send();
+        release(chunk);
         if (socket.writableLength > REPLIES_BYTES_MAX) throw unreadError();
       } catch (cause) {
         // What was taken before the nonsense is with the sink; its client will not be told.
@@ -200,6 +204,19 @@ export class NbdServer {
     this.#holders[disk] = socket;
     return { diskBytes: wanted.diskBytes };
   }
+}
+
+/** A guest waits for it: a stream's ways round the event loop are for what the socket does not take. */
+function reply(socket: Socket, bytes: Buffer): void {
+  const descriptor = descriptorOf(socket);
+  const isFree = descriptor >= 0 && socket.writableLength === 0;
+  const sentBytes = isFree ? sendNow(descriptor, bytes) : 0;
+  if (sentBytes < bytes.byteLength) socket.write(bytes.subarray(sentBytes));
+}
+
+/** All of it was copied, and nobody else has it. */
+function release({ buffer, byteLength }: Buffer): void {
+  if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength) releaseBuffer(buffer);
 }
 
 function goneError(reason: string, cause?: unknown): RomulusError {

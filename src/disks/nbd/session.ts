@@ -53,6 +53,7 @@ type State = 'flags' | 'optionHeader' | 'optionData' | 'request' | 'data' | 'end
 /** Understands one client. */
 export class NbdSession {
   readonly #open: (name: string) => OpenVerdict;
+  readonly #allocate: (byteCount: number) => Buffer;
   #state: State = 'flags';
   #wanted: Buffer = Buffer.alloc(CLIENT_FLAGS_BYTES);
   #filled = 0;
@@ -61,9 +62,17 @@ export class NbdSession {
   #diskBytes = 0;
   #request: NbdRequest | null = null;
 
-  /** `open` decides whether a client may have an export; called at most once with success. */
-  constructor(open: (name: string) => OpenVerdict) {
+  /**
+   * `open` decides whether a client may have an export; called at most once with success. `allocate`
+   * gives memory of that size for a write's data, which will be overwritten.
+   */
+  constructor(
+    open: (name: string) => OpenVerdict,
+    // Not from the pool: it moves to another thread.
+    allocate: (byteCount: number) => Buffer = (byteCount) => Buffer.allocUnsafeSlow(byteCount),
+  ) {
     this.#open = open;
+    this.#allocate = allocate;
   }
 
   /** True once an export was opened: requests may follow. */
@@ -199,8 +208,7 @@ export class NbdSession {
           break;
         }
         this.#request = request;
-        // Not from the pool: it moves to another thread.
-        this.#want('data', Buffer.allocUnsafeSlow(request.length));
+        this.#want('data', this.#allocate(request.length));
         return;
       case COMMAND.disconnect:
         this.#end(act);
