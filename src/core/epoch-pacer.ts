@@ -8,12 +8,13 @@
  *
  * Output that waits ends an epoch early, so that whoever talks to the machine need not wait for the
  * interval's end. Two bounds keep that from costing the machine too much: a least distance between
- * checkpoints, which the operator sets, and the part of the time that the machine stands still. A
+ * checkpoints, which the operator sets, and a budget of time to stand still (`pause-budget.ts`). A
  * third is the caller's business: it is asked for only on a link that has nothing left to carry.
  *
  * Pure: is told the time, holds no timer.
  */
 import { assert } from '../base/assert.ts';
+import { PauseBudget } from './pause-budget.ts';
 
 /** Fill levels of the event queue that change the pace, in bytes; low < high < limit. */
 export interface QueueWatermarks {
@@ -37,14 +38,6 @@ const CATCH_UP_FRACTION = 0.5;
 /** So many intervals may be made up for; what a longer standstill cost stays lost. */
 const CATCH_UP_INTERVALS_MAX = 20;
 
-/**
- * Output that waits never makes the machine stand for more than this part of the time: the longer
- * a pause lasts, the further apart they are. The interval itself is the operator's to choose.
- */
-export const PAUSE_SHARE_MAX = 0.25;
-/** A shorter pause than the last moves what is expected of the next by this part of the difference. */
-const PAUSE_DECAY = 0.125;
-
 /** A backlog alone never makes an epoch longer than this, in milliseconds. */
 const STRETCHED_INTERVAL_MS_MAX = 10_000;
 
@@ -60,8 +53,7 @@ export class EpochPacer {
   #intervalMs: number;
   #minIntervalMs: number;
   #isOutputWaiting = false;
-  /** How long a pause is expected to last: the longest of late. */
-  #pauseMs = 0;
+  readonly #pauses = new PauseBudget();
   #stretch = 1;
   #queueBytes = 0;
   #askedAtMs = Number.NEGATIVE_INFINITY;
@@ -122,8 +114,8 @@ export class EpochPacer {
     const dueAtMs = this.dueAtMs;
     const isEarly = this.#isOutputWaiting && this.#minIntervalMs > 0 && !this.isBacklogged;
     if (dueAtMs === null || !isEarly) return dueAtMs;
-    const distanceMs = Math.max(this.#minIntervalMs, this.#pauseMs / PAUSE_SHARE_MAX);
-    return Math.min(dueAtMs, this.#askedAtMs + distanceMs);
+    const { affordableAtMs } = this.#pauses;
+    return Math.min(dueAtMs, Math.max(this.#askedAtMs + this.#minIntervalMs, affordableAtMs));
   }
 
   /** @throws {RangeError} unless positive and finite. */
@@ -169,15 +161,13 @@ export class EpochPacer {
     const plannedMs = Number.isFinite(dueMs) ? dueMs : nowMs;
     this.#plannedAtMs = Math.min(nowMs, Math.max(plannedMs, nowMs - behindMsMax));
     this.#askedAtMs = nowMs;
+    this.#pauses.asked(nowMs);
   }
 
   /** The checkpoint asked for was captured, in a pause so long; or skipped, without one. */
   answered(pauseMs = 0): void {
     this.#isCapturing = false;
-    if (pauseMs > 0) {
-      const decayedMs = this.#pauseMs + (pauseMs - this.#pauseMs) * PAUSE_DECAY;
-      this.#pauseMs = Math.max(pauseMs, decayedMs);
-    }
+    if (pauseMs > 0) this.#pauses.pay(pauseMs);
     if (this.isBacklogged && this.#queueBytes >= this.#watermarks.highBytes) {
       this.#stretch = Math.min(this.#stretch * 2, STRETCH_MAX);
     }

@@ -4,7 +4,8 @@
  */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { EpochPacer, PAUSE_SHARE_MAX } from '../../src/core/epoch-pacer.ts';
+import { EpochPacer } from '../../src/core/epoch-pacer.ts';
+import { PAUSE_BURST_MS, PAUSE_SHARE_MAX } from '../../src/core/pause-budget.ts';
 
 const MARKS = { lowBytes: 10, highBytes: 100, limitBytes: 1000 };
 
@@ -30,7 +31,7 @@ it('early epochs keep their distance and their share', () => {
         pacer.asked(0);
         pacer.answered();
         let askedAtMs = 0;
-        let lastPauseMs = 0;
+        const early: { readonly askedAtMs: number; readonly pauseMs: number }[] = [];
         for (const { waitsAfterMs, pauseMs, lateMs, queueBytes } of moments) {
           pacer.queueLevel(queueBytes);
           const ordinaryMs = pacer.dueAtMs ?? Number.NaN;
@@ -44,14 +45,20 @@ it('early epochs keep their distance and their share', () => {
             expect(minIntervalMs).toBeGreaterThan(0);
             expect(pacer.isBacklogged).toBe(false);
             expect(dueMs - askedAtMs).toBeGreaterThanOrEqual(minIntervalMs - 1e-9);
-            const share = lastPauseMs / (dueMs - askedAtMs);
-            expect(share).toBeLessThanOrEqual(PAUSE_SHARE_MAX + 1e-9);
           }
           // It may be too late already when output begins to wait.
           askedAtMs = Math.max(dueMs, waitsAtMs < ordinaryMs ? waitsAtMs : dueMs) + lateMs;
           pacer.asked(askedAtMs);
           pacer.answered(pauseMs);
-          lastPauseMs = pauseMs;
+          if (dueMs < ordinaryMs && askedAtMs < ordinaryMs) early.push({ askedAtMs, pauseMs });
+        }
+        for (const [from, first] of early.entries()) {
+          let pausedMs = 0;
+          for (const { askedAtMs: atMs, pauseMs } of early.slice(from)) {
+            const allowedMs = (atMs - first.askedAtMs) * PAUSE_SHARE_MAX + PAUSE_BURST_MS;
+            expect(pausedMs).toBeLessThanOrEqual(allowedMs + 1e-6);
+            pausedMs += pauseMs;
+          }
         }
       },
     ),

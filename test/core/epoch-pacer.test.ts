@@ -1,7 +1,8 @@
 /** Goal: one checkpoint at a time, at the pace asked for, slower while the queue is full. */
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/base/assert.ts';
-import { EpochPacer, type EpochPacerOptions, PAUSE_SHARE_MAX } from '../../src/core/epoch-pacer.ts';
+import { EpochPacer, type EpochPacerOptions } from '../../src/core/epoch-pacer.ts';
+import { PAUSE_BURST_MS, PAUSE_SHARE_MAX } from '../../src/core/pause-budget.ts';
 
 const MARKS = { lowBytes: 10, highBytes: 100, limitBytes: 1000 };
 
@@ -163,25 +164,46 @@ describe('output that waits', () => {
     expect(pacer.dueOnFreeLinkAtMs).toBeNull();
   });
 
-  it('keeps long pauses apart, and forgets one long pause slowly', () => {
-    const pacer = begun(5, 4);
-    pacer.outputWaiting();
-    expect(pacer.dueOnFreeLinkAtMs).toBe(4 / PAUSE_SHARE_MAX);
-    // Never later than the interval's end, however long a pause was.
-    pacer.asked(16);
-    pacer.answered(100);
-    pacer.outputWaiting();
-    expect(pacer.dueOnFreeLinkAtMs).toBe(41);
-    let atMs = 41;
+  it('answers a few requests at once after a quiet while, then keeps pauses apart', () => {
+    const pauseMs = 4;
+    const pacer = begun(5);
+    const distancesMs: number[] = [];
+    let atMs = 0;
     for (let epoch = 0; epoch < 100; epoch += 1) {
-      pacer.asked(atMs);
-      pacer.answered(1);
       pacer.outputWaiting();
-      atMs = pacer.dueOnFreeLinkAtMs ?? Number.NaN;
+      const dueMs = pacer.dueOnFreeLinkAtMs ?? Number.NaN;
+      distancesMs.push(dueMs - atMs);
+      atMs = dueMs;
+      pacer.asked(atMs);
+      pacer.answered(pauseMs);
     }
-    pacer.asked(atMs);
-    pacer.answered(1);
+    // Every 5 ms it earns 1.25 and pays 4.
+    const atOnce = Math.ceil(PAUSE_BURST_MS / (pauseMs - 5 * PAUSE_SHARE_MAX));
+    expect(distancesMs.slice(0, atOnce)).toEqual(Array.from({ length: atOnce }, () => 5));
+    const apart = distancesMs.slice(atOnce + 1);
+    expect(Math.min(...apart)).toBeCloseTo(pauseMs / PAUSE_SHARE_MAX);
+    expect(Math.max(...apart)).toBeCloseTo(pauseMs / PAUSE_SHARE_MAX);
+  });
+
+  it('makes up for one long pause, but never waits past the end of the interval', () => {
+    const pacer = begun(5, PAUSE_BURST_MS + 10);
     pacer.outputWaiting();
-    expect((pacer.dueOnFreeLinkAtMs ?? 0) - atMs).toBe(5);
+    expect(pacer.dueOnFreeLinkAtMs).toBe(25);
+    pacer.asked(25);
+    pacer.answered();
+    pacer.outputWaiting();
+    // What was skipped took no time.
+    expect(pacer.dueOnFreeLinkAtMs).toBe(10 / PAUSE_SHARE_MAX);
+  });
+
+  it('owes no more for pauses that the interval asked for than one of them', () => {
+    const pacer = begun(5);
+    for (let epoch = 1; epoch <= 100; epoch += 1) {
+      pacer.asked(epoch * 25);
+      pacer.answered(15);
+    }
+    pacer.setInterval(1000);
+    pacer.outputWaiting();
+    expect(pacer.dueOnFreeLinkAtMs).toBe(100 * 25 + 15 / PAUSE_SHARE_MAX);
   });
 });
