@@ -106,12 +106,14 @@ export class BackupLinks {
   /** Sends an epoch to one backup. */
   transmit(peer: Peer, queued: QueuedEpoch): void {
     const last = queued.frames.length - 1;
-    queued.frames.forEach((frame, index) => {
-      // The promise counts from here: not later than the last byte leaves.
-      const note = (): void => {
-        peer.sentAtMs.set(queued.epoch, nowMs());
-      };
-      peer.outbox.send(frame, index === last ? note : undefined);
+    // The promise counts from here: not later than the last byte leaves.
+    const note = (): void => {
+      peer.sentAtMs.set(queued.epoch, nowMs());
+    };
+    peer.outbox.together(() => {
+      queued.frames.forEach((frame, index) => {
+        peer.outbox.send(frame, index === last ? note : undefined);
+      });
     });
   }
 

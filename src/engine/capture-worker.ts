@@ -5,6 +5,8 @@
  * pool would be paid by the guest, and outside of it this thread has nothing else to do.
  *
  *     suspend ─► scan + copy (beside the device state) ─► resume ─► delta ─► LZ4 ─► main thread
+ *
+ * Delta and LZ4 of a small epoch are done before the resume, as long as the device state is waited for.
  */
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
@@ -23,6 +25,7 @@ import { Baseline } from '../native/page-store.ts';
 import { Tracker } from '../native/tracker.ts';
 import { attachFilters, hasFilters, removeFilters } from '../nets/redirector/filters.ts';
 import { AheadPolicy } from './ahead-policy.ts';
+import { BesidePolicy } from './beside-policy.ts';
 import type {
   AttachRequest,
   AttachResult,
@@ -32,7 +35,7 @@ import type {
 } from './capture-types.ts';
 import { nowMs } from './clock.ts';
 import { serveMonitor } from './monitor-relay.ts';
-import { buffersOf, seal, totalsOf } from './sealed-batch.ts';
+import { type BatchTotals, buffersOf, seal, type SealedBatch, totalsOf } from './sealed-batch.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
 /** Blocks from this size on are captured by two threads. */
@@ -51,6 +54,7 @@ interface Attached {
   readonly blocks: readonly CapturedBlock[];
   readonly deviceBaseline: Baseline;
   readonly ahead: AheadPolicy;
+  readonly beside: BesidePolicy;
 }
 
 let attached: Attached | null = null;
@@ -97,6 +101,7 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
       blocks,
       deviceBaseline: new Baseline({ pages: DEVICE_STATE_BYTES_MAX / PAGE_BYTES }),
       ahead: new AheadPolicy(),
+      beside: new BesidePolicy(),
     };
   } catch (error) {
     for (const cleanup of cleanups.toReversed()) cleanup();
@@ -234,14 +239,33 @@ function followDisks(request: { monitor: MessagePort; counter: SharedArrayBuffer
   writeCounter = request.counter;
 }
 
+interface EncodedEpoch {
+  readonly batches: readonly SealedBatch[];
+  readonly totals: BatchTotals;
+}
+
+/** Encodes what was copied since the checkpoint before. */
+function encodeEpoch(epoch: number): EncodedEpoch {
+  const startMs = nowMs();
+  // A page copied ahead and again later is in several lists; applied in order, the last wins.
+  const results = current().blocks.flatMap(({ capture, baseline, block }) =>
+    [...capture.stagedAhead(), capture.staged()].map((staged) =>
+      baseline.encode(staged, { blockId: block.id, epoch, mode: 'delta' }),
+    ),
+  );
+  const batches = results.flatMap((result) => seal('pages', result));
+  return { batches, totals: totalsOf(results, batches, nowMs() - startMs) };
+}
+
 async function checkpoint(request: { epoch: number }): Promise<Transferred<CheckpointResult>> {
-  const { guest, blocks, deviceBaseline, ahead } = current();
+  const { guest, blocks, deviceBaseline, ahead, beside } = current();
   let scanMs = 0;
   let copyMs = 0;
   let pausePages = 0;
   let aheadPages = 0;
   let mirroredWrites: number | null = null;
   let framesCaptured: number | null = null;
+  let encoded: EncodedEpoch | null = null;
   for (let again = ahead.isWorthwhile; again; ) {
     let pages = 0;
     for (const { capture } of blocks) pages += capture.captureAhead().pages;
@@ -258,19 +282,19 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       scanMs += stats.scanNs / 1e6;
       copyMs += stats.copyNs / 1e6;
     }
+    if (beside.fits(aheadPages + pausePages)) encoded = encodeEpoch(request.epoch);
   });
   ahead.record(aheadPages, pausePages);
-  const resumedMs = nowMs();
+  const wasBeside = encoded !== null;
+  const { batches, totals } = encoded ?? encodeEpoch(request.epoch);
+  beside.record({
+    pages: aheadPages + pausePages,
+    encodeMs: totals.encodeMs,
+    stateMs: report.stateMs + (wasBeside ? totals.encodeMs : 0),
+  });
   const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');
 
-  // A page copied ahead and again later is in several lists; applied in order, the last wins.
-  const results = blocks.flatMap(({ capture, baseline, block }) =>
-    [...capture.stagedAhead(), capture.staged()].map((staged) =>
-      baseline.encode(staged, { blockId: block.id, epoch: request.epoch, mode: 'delta' }),
-    ),
-  );
-  const batches = results.flatMap((result) => seal('pages', result));
   return new Transferred<CheckpointResult>(
     {
       epoch: request.epoch,
@@ -280,7 +304,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       batches,
       deviceState: encodeDeviceState(deviceBaseline, deviceState, request.epoch),
       deviceStateBytes: deviceState.byteLength,
-      totals: totalsOf(results, batches, nowMs() - resumedMs),
+      totals,
       pauseMs: report.pauseMs,
       stopMs: report.stopMs,
       scanMs,

@@ -61,6 +61,11 @@ export class Outbox {
     this.#pump();
   }
 
+  /** Queues what belongs together; as far as the link has room, it leaves in one go. */
+  together(act: () => void): void {
+    this.#link.together(act);
+  }
+
   /** Resolves when no more than `bytesMax` wait, or the link has ended. */
   drained(bytesMax: number): Promise<void> {
     if (this.queuedBytes <= bytesMax || !this.#link.isOpen) return Promise.resolve();

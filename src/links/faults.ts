@@ -77,6 +77,10 @@ export class FaultyLink implements Link {
     return isRepeated ? this.#sendOnce(parts) : hasRoom;
   }
 
+  together(act: () => void): void {
+    this.#inner.together(act);
+  }
+
   pause(): void {
     this.#inner.pause();
   }

@@ -78,6 +78,10 @@ export abstract class FrameLink implements Link {
     return !this.#isDrainOwed;
   }
 
+  together(act: () => void): void {
+    act();
+  }
+
   pause(): void {
     this.#isPaused = true;
     if (this.#state === 'open') this.transportPause();

@@ -72,6 +72,11 @@ export interface Link {
    *   not queued and the link lives on.
    */
   send(parts: readonly Uint8Array[]): boolean;
+  /**
+   * Frames sent within `act` leave in one go at its end, where the transport can: one wake-up of the
+   * other side instead of one for each. Nothing leaves later for it than the end of `act`.
+   */
+  together(act: () => void): void;
   /** Stops reading. Frames that were read already (one transport message at most) still come. */
   pause(): void;
   resume(): void;

@@ -63,6 +63,16 @@ export class WsLink extends FrameLink {
     });
   }
 
+  override together(act: () => void): void {
+    // Corks nest: those of single frames within do nothing.
+    this.#socket.cork();
+    try {
+      act();
+    } finally {
+      this.#socket.uncork();
+    }
+  }
+
   protected override transportSend(parts: readonly Uint8Array[], bytes: number): void {
     const pieces = joinSmall(parts);
     this.#socket.cork();
