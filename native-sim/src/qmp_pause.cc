@@ -80,29 +80,36 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
     throw;
   }
   times_.captured_ns = SinceNs();
+  // QEMU takes commands in their order, so it resumes as soon as the state is saved, or could not be,
+  // with no round trip in between.
+  const bool is_resuming = Write(request.cont, request.timeout_ms);
   const Wait saved = WaitFor(request.save_id, request.timeout_ms);
   times_.saved_ns = SinceNs();
   if (saved == Wait::kLost) {
     Mark(0);
     return PauseOutcome::kLost;
   }
-  if (saved == Wait::kTimeout) return Rescue(request, PauseOutcome::kTimeout);
-  if (saved == Wait::kRefused) {
-    const std::string why = refusal_;
-    const PauseOutcome outcome = Rescue(request, PauseOutcome::kSaveRefused);
-    refusal_ = why;
-    return outcome;
-  }
-  return Rescue(request, PauseOutcome::kDone);
+  // The word stays: the guardian goes on trying.
+  if (!is_resuming) return PauseOutcome::kLost;
+  const std::string why = refusal_;
+  const PauseOutcome outcome = Resumed(request, saved == Wait::kTimeout   ? PauseOutcome::kTimeout
+                                                : saved == Wait::kRefused ? PauseOutcome::kSaveRefused
+                                                                          : PauseOutcome::kDone);
+  if (outcome == PauseOutcome::kSaveRefused) refusal_ = why;
+  return outcome;
 }
 
 // Lets the machine run on. `outcome` is what is reported when that works.
 PauseOutcome QmpPause::Rescue(const PauseRequest& request, PauseOutcome outcome) {
+  if (Write(request.cont, request.timeout_ms)) return Resumed(request, outcome);
+  times_.resumed_ns = SinceNs();
+  return PauseOutcome::kLost;
+}
+
+// `cont` was sent; waits until the machine runs.
+PauseOutcome QmpPause::Resumed(const PauseRequest& request, PauseOutcome outcome) {
   const bool is_well = outcome == PauseOutcome::kDone;
-  Wait resumed = Wait::kLost;
-  if (Write(request.cont, request.timeout_ms)) {
-    resumed = WaitFor(request.cont_id, is_well ? request.timeout_ms : request.rescue_ms);
-  }
+  const Wait resumed = WaitFor(request.cont_id, is_well ? request.timeout_ms : request.rescue_ms);
   times_.resumed_ns = SinceNs();
   switch (resumed) {
     case Wait::kAnswered:

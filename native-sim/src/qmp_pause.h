@@ -2,7 +2,8 @@
 // socket. Native because every hop through an event loop inside a pause would be paid by the guest.
 //
 // `stop` and `xen-save-devices-state` leave in one write, so that QEMU saves the state while the
-// caller copies pages; what that spares is in docs/BENCHMARKS.md. The socket stays the property of
+// caller copies pages; what that spares is in docs/BENCHMARKS.md. `cont` follows once the pages are
+// copied, mostly before the state is saved, so that QEMU need not be told a third time. The socket stays the property of
 // the QMP client: everything read here that is not an answer to us is handed on to it, in order and
 // whole, also when it begins or ends in the middle of a line.
 //
@@ -87,6 +88,7 @@ class QmpPause {
   void Claim(std::string_view line);
   uint64_t SinceNs() const;
   PauseOutcome Rescue(const PauseRequest& request, PauseOutcome outcome);
+  PauseOutcome Resumed(const PauseRequest& request, PauseOutcome outcome);
   void Mark(uint32_t value);
 
   int fd_;
