@@ -148,7 +148,10 @@ export type BackupEffect =
     }
   /** Hand the received epoch to the apply thread, behind those handed over before. */
   | { readonly kind: 'apply'; readonly instance: Instance; readonly epoch: Epoch }
-  /** A change to this word will be asked for when our promises have run out. */
+  /**
+   * A change to this word will be asked for when our promises have run out, and the guest started when it
+   * is won: what of both can be done beforehand, and be in vain, may be done now.
+   */
   | { readonly kind: 'prepareChange'; readonly next: RegisterWord }
   /** Stop promising at once and say until when was promised: promisesSealed. */
   | { readonly kind: 'sealPromises'; readonly requestId: number }

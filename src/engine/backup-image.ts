@@ -31,11 +31,20 @@ export interface BackupImageOptions {
   readonly step: (event: BackupEvent) => void;
 }
 
+/** The machine, and what it would start from. */
+interface Standing {
+  readonly standby: Standby;
+  readonly epoch: number;
+  readonly state: Uint8Array;
+}
+
 export class BackupImage {
   readonly #options: BackupImageOptions;
   readonly #log: Logger;
   readonly #apply: ApplyQueue;
   #standby: Standby | null = null;
+  /** What a start was made ready for, as long as no later epoch was put in. */
+  #ready: Standing | null = null;
   #restUntilMs = 0;
   /**
    * Ends with the last preparation asked for. One at a time: while a machine is being made its link
@@ -141,16 +150,37 @@ export class BackupImage {
   }
 
   /**
+   * Does what a start will need before it is certain that there will be one: what is handed over by now
+   * is put in, and the machine made ready to start from it. Never rejects: a start meets the same trouble
+   * and tells of it.
+   */
+  async beforeStart(): Promise<void> {
+    try {
+      const found = await this.#standing();
+      found.standby.incoming.beforeStart(found.state);
+      this.#ready = found;
+    } catch (error) {
+      this.#log.info({ error: toRomulusError(error).toJSON() }, 'the machine is not made ready');
+    }
+  }
+
+  /**
    * The machine and the device state it starts from, once all that was handed over is in the image.
    * @throws {RomulusError} what could not be applied.
    */
-  async whole(epoch: Epoch): Promise<{ standby: Standby; state: Uint8Array }> {
+  async whole(epoch: Epoch): Promise<Standing> {
+    const ready = this.#ready;
+    if (ready?.epoch === epoch && ready.standby === this.#standby) return ready;
+    const found = await this.#standing();
+    assert(found.epoch === epoch, `image at epoch ${found.epoch}, promoted from ${epoch}`);
+    return found;
+  }
+
+  async #standing(): Promise<Standing> {
     await this.#apply.settled();
     const standby = this.#standby;
     assert(standby !== null, 'a machine is started that was never prepared');
-    const state = await this.#apply.deviceState();
-    assert(state.epoch === epoch, `image at epoch ${state.epoch}, promoted from ${epoch}`);
-    return { standby, state: state.state };
+    return { standby, ...(await this.#apply.deviceState()) };
   }
 
   /** The machine runs: it is an image no more. */

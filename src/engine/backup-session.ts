@@ -184,7 +184,9 @@ export class BackupSession {
         void this.#applyEpoch(effect.instance, effect.epoch);
         return;
       case 'prepareChange':
-        return parts.arbiter.prepare(effect.next);
+        parts.arbiter.prepare(effect.next);
+        void this.#image.beforeStart();
+        return;
       case 'sealPromises': {
         const untilMs = Number(this.#watch.words.seal()) / 1e6;
         // The answer is an event of its own: effects of one step are carried out to the end first.

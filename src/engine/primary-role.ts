@@ -1,5 +1,6 @@
 /** The term of a node as primary: makes the parts that live as long as it does, and ends them. */
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { RomulusError } from '../base/errors.ts';
 import { Primary } from '../core/primary.ts';
 import { DEFAULT_PRIMARY_LIMITS } from '../core/primary-types.ts';
@@ -26,6 +27,13 @@ import { type PaceChanges, PrimarySession } from './primary-session.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 import { ThreadClient } from './thread-rpc.ts';
+
+/**
+ * How long a QEMU that was just promoted runs before it is attached to, milliseconds. Attaching keeps
+ * its main loop and a core busy, while its clients have waited for an answer long enough; nobody is there
+ * yet whom it could be protected with.
+ */
+const PROMOTED_REST_MS = 300;
 
 /** Where QEMU mirrors its disks to, in the state directory. */
 const DISK_SOCKET = 'disks.sock';
@@ -59,6 +67,7 @@ export class PrimaryRole implements Role {
     const { address, instance, promoted } = this.#machine;
     const { config } = this.#parts;
     let session: PrimarySession | null = null;
+    if (promoted !== null && address.kind === 'qemu') await sleep(PROMOTED_REST_MS);
     const capture = new ThreadClient<CaptureMethods, CaptureEvent>(
       workerUrl('./capture-worker', import.meta.url),
       {

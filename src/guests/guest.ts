@@ -156,6 +156,12 @@ export interface IncomingGuest {
   /** Unix socket of the machine's net, open already while it waits; null when it has none of ours. */
   readonly netSocketPath: string | null;
   /**
+   * Does beforehand, while it waits, what a start from this state will need; may be called again with a
+   * later one. A `start` with the same object then takes for granted that memory is what it was.
+   * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT; it waits on.
+   */
+  beforeStart(deviceState: Uint8Array): void;
+  /**
    * Loads the device state and starts the vCPUs. Resolves when they run, or, with `staysPaused`,
    * when they could: the machine's user paused it, and resumes it.
    */

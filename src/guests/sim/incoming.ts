@@ -99,6 +99,9 @@ export class IncomingSim implements IncomingGuest {
     void this.#watch(parts.machine);
   }
 
+  /** There is nothing that the start of a simulated machine could be spared. */
+  beforeStart(): void {}
+
   async start(deviceState: Uint8Array): Promise<SimGuest> {
     if (this.#state !== 'waiting') {
       throw new RomulusError('ERR_GUEST_STATE', `the machine was ${this.#state} before`, {

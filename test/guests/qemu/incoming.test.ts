@@ -142,6 +142,28 @@ describe.skipIf(!hasQemu)('a prepared QEMU', () => {
     await serial.says(/(?:c \d+\r?\n){10}/);
   });
 
+  it('starts from what it was made ready for, and from a later state as things are then', async () => {
+    for (const { isLater, pageCount } of [
+      { isLater: false, pageCount: 0 },
+      { isLater: true, pageCount: 1 },
+    ]) {
+      const machine = await captured();
+      const { incoming, serial } = await prepared(machine);
+      fill(machine, incoming.blocks);
+      const { deviceState, contents } = machine;
+      expect(() => incoming.beforeStart(deviceState.subarray(0, 1000))).toThrow(/cut short/);
+      incoming.beforeStart(deviceState);
+      if (isLater) {
+        contents.get('/rom@etc/acpi/tables')?.fill(0x5a, 4096, 4100);
+        fill(machine, incoming.blocks);
+      }
+      const guest = await incoming.start(isLater ? Buffer.from(deviceState) : deviceState);
+      closers.push(() => guest.fence());
+      expect(guest.times.pageCount).toBe(pageCount);
+      await serial.says(/(?:c \d+\r?\n){10}/);
+    }
+  });
+
   it('refuses a damaged state and can still be started with a whole one', async () => {
     const machine = await captured();
     const { incoming, serial } = await prepared(machine);

@@ -9,6 +9,9 @@
  *   prepared            while it waits                    start
  *   head, all pages ... part: changed pages, now and then ... end: changed pages, devices, tail
  *
+ * Who expects to start it soon says so before (`beforeStart`): then the state is checked and the changed
+ * pages are sent by the time that the right to run is won.
+ *
  * Main RAM is never mentioned in the stream: QEMU has the memory mapped that replication writes.
  *
  * It does not know the primary's pages or epochs; when `start` is called, all memory is as it should
@@ -20,7 +23,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError, toRomulusError } from '../../../base/errors.ts';
 import { ask } from '../qmp/commands.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
-import { checkDeviceState, deviceSectionsOf } from '../stream/device-state.ts';
+import { deviceSectionsOf } from '../stream/device-state.ts';
 import { ramSection, streamHead, streamTail } from '../stream/writer.ts';
 import type { BackupBlock } from './backup-memory.ts';
 import type { BackupProcess } from './backup-process.ts';
@@ -110,6 +113,8 @@ export class IncomingQemu {
   #feedTimer: NodeJS.Timeout | null = null;
   #onLost: ((why: string) => void) | null = null;
   #lost: string | null = null;
+  /** The state that was made ready, and what of it goes into the stream. */
+  #ready: { readonly state: Uint8Array; readonly sections: Uint8Array } | null = null;
   /** Its niceness before we changed it; null where we may not. */
   #nicenessBefore: number | null = null;
 
@@ -162,6 +167,16 @@ export class IncomingQemu {
     if (why !== null) queueMicrotask(() => listener(why));
   }
 
+  /** As in IncomingGuest. */
+  beforeStart(deviceState: Uint8Array): void {
+    if (this.#state !== 'waiting' || this.#lost !== null) return;
+    this.#ready = null;
+    const sections = deviceSectionsOf(deviceState);
+    const pages = this.#feed.changedPages();
+    if (pages.length > 0) this.#parts.process.stream.write(ramSection('part', pages));
+    this.#ready = { state: deviceState, sections };
+  }
+
   /**
    * Feeds the rest of the stream; resolves when the vCPUs run, or with `staysPaused` when they could.
    * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT, and then it still waits and may be started with
@@ -178,12 +193,13 @@ export class IncomingQemu {
       });
     }
     const calledMs = performance.now();
-    checkDeviceState(deviceState);
+    const ready = this.#ready?.state === deviceState ? this.#ready : null;
+    const sections = ready?.sections ?? deviceSectionsOf(deviceState);
     this.#state = 'starting';
     this.#stopFeeding();
     const { process, monitor } = this.#parts;
-    const pages = this.#feed.changedPages();
-    const rest = [ramSection('end', pages), deviceSectionsOf(deviceState), streamTail()];
+    const pages = ready === null ? this.#feed.changedPages() : [];
+    const rest = [ramSection('end', pages), sections, streamTail()];
     const readyMs = performance.now() - calledMs;
     try {
       // While its machine still comes in, QEMU takes a `stop` as "do not start it then".
