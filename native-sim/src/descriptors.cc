@@ -47,22 +47,6 @@ Napi::Value ShutDownSocket(const Napi::CallbackInfo& info) {
   });
 }
 
-// (socket, bytes): sends without waiting; gives how many of the bytes were taken, 0 on any error.
-Napi::Value SendNow(const Napi::CallbackInfo& info) {
-  return AtBorder(info.Env(), [&] {
-    const int fd = DescriptorIn(info);
-    if (!info[1].IsTypedArray()) {
-      throw Failure("ERR_USAGE_BYTES", "these are not bytes", "Pass a Uint8Array.");
-    }
-    auto bytes = info[1].As<Napi::Uint8Array>();
-    ssize_t sent = 0;
-    do {
-      sent = send(fd, bytes.Data(), bytes.ByteLength(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    } while (sent < 0 && errno == EINTR);
-    return Napi::Number::New(info.Env(), static_cast<double>(sent < 0 ? 0 : sent));
-  });
-}
-
 Napi::Value PunchHole(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     const int fd = DescriptorIn(info);
@@ -117,7 +101,6 @@ void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("duplicateDescriptor", Napi::Function::New(env, DuplicateDescriptor));
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor));
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
-  exports.Set("sendNow", Napi::Function::New(env, SendNow));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));
   exports.Set("sendDescriptor", Napi::Function::New(env, SendDescriptor));
 }

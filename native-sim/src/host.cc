@@ -236,15 +236,6 @@ Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), result);
 }
 
-// Acts on the calling thread alone. Like a capture: a guest stands still for it.
-Napi::Value UrgentThread(const Napi::CallbackInfo& info) {
-  const bool urgent = info[0].ToBoolean().Value();
-  sched_param parameters{};
-  parameters.sched_priority = urgent ? kCapturePriority : 0;
-  const int policy = (urgent ? SCHED_RR : SCHED_OTHER) | SCHED_RESET_ON_FORK;
-  return Napi::Boolean::New(info.Env(), sched_setscheduler(0, policy, &parameters) == 0);
-}
-
 // Who listens at the other end of a connected unix socket: the process that called listen(2).
 // Borrows the descriptor; any thread.
 Napi::Value SocketPeer(const Napi::CallbackInfo& info) {
@@ -282,7 +273,6 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("boostHelpers", Napi::Function::New(env, BoostHelpers));
   exports.Set("learnPool", Napi::Function::New(env, LearnPool));
   exports.Set("boostMain", Napi::Function::New(env, BoostMain));
-  exports.Set("urgentThread", Napi::Function::New(env, UrgentThread));
   exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
 }

@@ -16,7 +16,6 @@ import {
 } from '../disks/qemu-disk.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
-import { urgentThread } from '../native/host.ts';
 import { GuardedDisks } from './guarded-disks.ts';
 import { RelayedMonitor } from './monitor-relay.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
@@ -57,7 +56,6 @@ interface Begun {
 
 let begun: Begun | null = null;
 let disks: QemuDisks | null = null;
-let isUrgent = false;
 /** The view opened last. One before it may still be asked about by who has not heard of that. */
 let lastView = 0;
 
@@ -90,7 +88,6 @@ async function open({
   assert(begun !== null, 'disk thread used before begin');
   assert(view > lastView, 'views are opened in order');
   lastView = view;
-  if (isUrgent) isUrgent = !urgentThread(false);
   if (disks !== null && since !== null && disks.canResume(since))
     return { totalBytes: disks.resume({ since, epoch }) };
   await detach();
@@ -130,9 +127,6 @@ function take({
   through,
 }: DiskView & { epoch: number; through: number }): Transferred<readonly (DiskWrite | DiskZeros)[]> {
   const writes = attached(view).take(epoch, through);
-  // From here on what comes is the guest's own writes, each of which waits for us. Before, during a
-  // first copy, this thread is busy with all of the disk, and must not stand in anybody's way.
-  if (!isUrgent) isUrgent = urgentThread(true);
   return new Transferred(writes, buffersOf(writes));
 }
 

@@ -8,7 +8,6 @@ interface DescriptorsNative {
   closeDescriptor(fd: number): void;
   shutDownSocket(fd: number): void;
   sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void;
-  sendNow(socket: number, bytes: Uint8Array): number;
   punchHole(fd: number, offset: number, byteCount: number): boolean;
 }
 
@@ -39,14 +38,6 @@ export function shutDown(fd: number): void {
   callNative(() => {
     loadNative<DescriptorsNative>().shutDownSocket(fd);
   });
-}
-
-/**
- * Sends on a socket at once, past Node's streams: nothing of theirs may be waiting to be written.
- * Gives how many of the bytes were taken; none when the socket is full or broken.
- */
-export function sendNow(socket: number, bytes: Uint8Array): number {
-  return callNative(() => loadNative<DescriptorsNative>().sendNow(socket, bytes));
 }
 
 /**

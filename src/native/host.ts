@@ -38,7 +38,6 @@ interface HostNative {
   boostHelpers(): number;
   learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
-  urgentThread(isUrgent: boolean): boolean;
   socketPeer(fd: number): { readonly pid: number; readonly uid: number };
   isolateDescriptors(): number[];
   closeLoopDescriptors(descriptors: readonly number[]): void;
@@ -90,15 +89,6 @@ export function learnPool(): number {
  */
 export function boostMain(isBoosted: boolean): boolean {
   return loadNative<HostNative>().boostMain(isBoosted);
-}
-
-/**
- * Puts the calling thread ahead of ordinary threads, where captures are, or back among them. For a
- * thread on which a machine waits.
- * @returns false when that is not allowed.
- */
-export function urgentThread(isUrgent: boolean): boolean {
-  return loadNative<HostNative>().urgentThread(isUrgent);
 }
 
 /**

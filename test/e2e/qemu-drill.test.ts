@@ -67,7 +67,9 @@ describe.skipIf(!available)('romulus drill --guest qemu', () => {
     expectProof(await qemuDrill('--kill', 'link'));
   });
 
-  it('backup: unprotected and said so, then protected again', { timeout: DRILL_WAIT_MS }, async () => {
+  it('backup: unprotected and said so, then protected again', {
+    timeout: DRILL_WAIT_MS,
+  }, async () => {
     const finished = await qemuDrill('--kill', 'backup');
     expectProof(finished);
     expect(finished.result.promotedEpoch).toBeNull();

@@ -53,24 +53,6 @@ function policies(): number[] {
   });
 }
 
-test('a thread can put itself ahead, and back', async () => {
-  const worker = new Worker(
-    `const { parentPort, workerData } = require('node:worker_threads');
-     const { readFileSync } = require('node:fs');
-     const policy = () => Number(readFileSync('/proc/thread-self/stat', 'utf8').split(') ')[1].split(' ')[38]);
-     const { urgentThread } = require(workerData);
-     parentPort.postMessage([urgentThread(true), policy(), urgentThread(false), policy()]);`,
-    { eval: true, workerData: ADDON.pathname },
-  );
-  const [isAllowed, urgent, isBack, ordinary] = await new Promise<unknown[]>((resolve, reject) => {
-    worker.once('message', resolve);
-    worker.once('error', reject);
-  });
-  await worker.terminate();
-  expect(urgent).toBe(isAllowed === true ? 2 : 0);
-  expect([isBack, ordinary]).toEqual([true, 0]);
-});
-
 test('the helper threads are boosted, and no other', () => {
   const REAL_TIME = 2;
   const before = policies();

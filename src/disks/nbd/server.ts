@@ -13,7 +13,7 @@
 import { chmodSync, chownSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
-import { descriptorOf, sendNow } from '../../native/descriptors.ts';
+import { descriptorOf } from '../../native/descriptors.ts';
 import { releaseBuffer } from '../../native/page-store.ts';
 import { greeting } from './protocol.ts';
 import { type NbdAction, NbdSession, type OpenVerdict } from './session.ts';
@@ -163,7 +163,7 @@ export class NbdServer {
       }
     };
     const send = (): void => {
-      if (replies.length > 0) reply(socket, Buffer.concat(replies));
+      if (replies.length > 0) socket.write(Buffer.concat(replies));
       replies = [];
       if (ending) socket.end();
     };
@@ -204,14 +204,6 @@ export class NbdServer {
     this.#holders[disk] = socket;
     return { diskBytes: wanted.diskBytes };
   }
-}
-
-/** A guest waits for it: a stream's ways round the event loop are for what the socket does not take. */
-function reply(socket: Socket, bytes: Buffer): void {
-  const descriptor = descriptorOf(socket);
-  const isFree = descriptor >= 0 && socket.writableLength === 0;
-  const sentBytes = isFree ? sendNow(descriptor, bytes) : 0;
-  if (sentBytes < bytes.byteLength) socket.write(bytes.subarray(sentBytes));
 }
 
 /** All of it was copied, and nobody else has it. */
