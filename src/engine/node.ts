@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { openArbiter } from '../arbiters/index.ts';
-import { RomulusError } from '../base/errors.ts';
+import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { describeWord, force, type Instance, type RegisterWord } from '../core/register.ts';
 import { endGuest, type MachineAddress } from '../guests/index.ts';
 import { type Line, listenLine } from '../nets/line.ts';
@@ -36,6 +36,9 @@ const PARTNER_WAIT_MS = 3000;
 const PARTNER_POLL_MS = 100;
 /** How often `progress` is told. */
 const PROGRESS_MS = 200;
+/** How often a promoted machine is attached to that cannot be at first, and how long after another. */
+const ATTACH_TRIES_MAX = 10;
+const ATTACH_AGAIN_MS = 1000;
 
 /** What a role does next. */
 export type RoleOutcome =
@@ -179,9 +182,8 @@ export class Node {
   async #play(parts: NodeParts): Promise<void> {
     let machine = await this.#machineToRun(parts);
     while (!this.#stopping) {
-      const role: Role = machine === null ? new BackupRole(parts) : new PrimaryRole(parts, machine);
-      this.#role = role;
-      const outcome = await role.run();
+      const outcome =
+        machine === null ? await this.#follow(parts) : await this.#protect(parts, machine);
       switch (outcome.kind) {
         case 'finished':
           this.#log.info(outcome.why);
@@ -202,6 +204,43 @@ export class Node {
           machine = { address, instance, promoted, epoch };
           break;
         }
+      }
+    }
+  }
+
+  async #follow(parts: NodeParts): Promise<RoleOutcome> {
+    const role = new BackupRole(parts);
+    this.#role = role;
+    return await role.run();
+  }
+
+  /**
+   * The term as primary of a machine. One that was just promoted runs already, by the register and in this
+   * node's care: that it cannot be attached to, on a host that is busy with the failover, is no reason to
+   * leave it unprotected for good.
+   */
+  async #protect(parts: NodeParts, machine: RunningMachine): Promise<RoleOutcome> {
+    for (let attempt = 1, next = machine; ; attempt += 1) {
+      const role = new PrimaryRole(parts, next);
+      this.#role = role;
+      try {
+        return await role.run();
+      } catch (error) {
+        const { promoted } = next;
+        if (promoted === null || role.hasRun || attempt === ATTACH_TRIES_MAX) throw error;
+        const { message } = toRomulusError(error);
+        if (this.#state.living() === null)
+          return {
+            kind: 'guestLost',
+            why: `the machine ended before it was attached to: ${message}`,
+          };
+        this.#log.error(
+          { error: toRomulusError(error).toJSON(), attempt },
+          'cannot attach; again soon',
+        );
+        await sleep(ATTACH_AGAIN_MS);
+        if (this.#stopping) return { kind: 'finished', why: 'stopped; the machine runs on' };
+        next = { ...next, promoted: { ...promoted, net: null } };
       }
     }
   }

@@ -56,10 +56,16 @@ export class PrimaryRole implements Role {
   readonly #machine: RunningMachine;
   #running: Running | null = null;
   #stopAsked = false;
+  #hasRun = false;
 
   constructor(parts: NodeParts, machine: RunningMachine) {
     this.#parts = parts;
     this.#machine = machine;
+  }
+
+  /** Whether the machine was attached to, and all else was in place. */
+  get hasRun(): boolean {
+    return this.#hasRun;
   }
 
   /** @throws {RomulusError} when the machine cannot be attached to or an address is taken. */
@@ -146,6 +152,7 @@ export class PrimaryRole implements Role {
       });
       cleanups.push(() => listener.close());
       this.#running = { session, attached, mirrored, listener, heartbeat };
+      this.#hasRun = true;
       this.#parts.emit({
         event: 'listening',
         linkPort: listener.port,

@@ -3,7 +3,7 @@
  * again. Method: real nodes, and a real QEMU that is switched off, quit, or left alone.
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { NodeProcess } from '../../src/drill/node-process.ts';
+import type { NodeProcess, PromotedEvent } from '../../src/drill/node-process.ts';
 import { isProcessAlive } from '../../src/guests/process.ts';
 import {
   copiesOf,
@@ -87,6 +87,27 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     const scrub = await stage.run(['scrub', '--state-dir', stateDir(), '--json']);
     expect(JSON.parse(scrub.stdout)).toMatchObject({ match: true });
     expect(isProcessAlive(machine.pid)).toBe(true);
+  });
+
+  it('whose copy stands still right after it took over is protected again once it runs', async () => {
+    const machine = await stage.startMachine(BARE);
+    const { a, b } = await protect();
+    const [copy = 0] = copiesOf(stage);
+    await Promise.all([killed(machine), killed(a.child)]);
+    await b.waitFor('promoted', (event): event is PromotedEvent => event.event === 'promoted', {
+      withinMs: WAIT_MS,
+    });
+    process.kill(copy, 'SIGSTOP');
+    try {
+      await until('an attempt in vain', () => stage.logOf(b.child).includes('cannot attach'));
+      expect(b.child.isGone()).toBe(false);
+    } finally {
+      process.kill(copy, 'SIGCONT');
+    }
+    await untilStatus(b, 'an attachment', ({ state }) => state === 'unprotected');
+    stage.startNode('a', 'protect', { stateDir: stage.path('a-anew') });
+    await untilStatus(b, 'protection', ({ state }) => state === 'protected');
+    expect(isProcessAlive(copy)).toBe(true);
   });
 
   it('whose copy took over is ended by its engine, though its notes are lost', async () => {
