@@ -16,8 +16,8 @@ import { onSilenceOf } from './primary-role.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 
-/** A primary that comes back should be found within its first second. */
-const REDIAL_BACKOFF: Backoff = { firstMs: 10, maxMs: 250 };
+/** One whose link broke waits for us for 200 ms (`reconnectGraceMs`), and one that comes back should be found at once. */
+const REDIAL_BACKOFF: Backoff = { firstMs: 10, maxMs: 150 };
 
 /** A machine that was started here by a promotion, with what already holds on to it. */
 export interface PromotedMachine {

@@ -18,8 +18,8 @@ export interface Backoff {
 
 export const DEFAULT_BACKOFF: Backoff = { firstMs: 20, maxMs: 2000 };
 
-/** A link that lived this long was a good one: the next delay starts small again. */
-const GOOD_LINK_MS = 1000;
+/** A link that lived this long was no refusal: the next delay starts small again. */
+const GOOD_LINK_MS = 50;
 
 /** Why there is no link, and for how long there will be no attempt. */
 export interface LinkDown {
