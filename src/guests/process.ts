@@ -11,6 +11,9 @@ export const FENCE_TIMEOUT_MS = 10_000;
 const FENCE_POLL_MS = 1;
 
 const STATE_FIELD = 0;
+const FLAGS_FIELD = 6;
+/** PF_EXITING of the kernel's include/linux/sched.h. */
+const EXITING = 0x4;
 const START_TIME_FIELD = 19;
 
 /** When the process started, in the kernel's ticks; null when there is no such process. */
@@ -40,14 +43,22 @@ export function isProcessAlive(pid: number): boolean {
   return state !== undefined && state !== 'Z' && state !== 'X';
 }
 
+/** Whether the process runs no more, or is on its way there: its memory may take a while. */
+export function isProcessEnding(pid: number): boolean {
+  const flags = Number(fieldsOf(pid)?.[FLAGS_FIELD] ?? EXITING);
+  return (flags & EXITING) !== 0 || !isProcessAlive(pid);
+}
+
 /**
  * Waits until the process cannot run any more; false when it still could after that time. Its sockets
- * close one after the other while it dies, so who hears of one closing asks here what it means.
+ * close one after the other while it dies, so who hears of one closing asks here what it means. One that
+ * is ending is waited for longer, up to `FENCE_TIMEOUT_MS`.
  */
 export async function hasEndedWithin(pid: number, withinMs: number): Promise<boolean> {
-  const deadlineMs = performance.now() + withinMs;
+  const startMs = performance.now();
   while (isProcessAlive(pid)) {
-    if (performance.now() > deadlineMs) return false;
+    const waitMs = isProcessEnding(pid) ? FENCE_TIMEOUT_MS : withinMs;
+    if (performance.now() - startMs > waitMs) return false;
     await sleep(FENCE_POLL_MS);
   }
   return true;

@@ -5,6 +5,7 @@ import {
   endProcess,
   hasEndedWithin,
   isProcessAlive,
+  isProcessEnding,
   processStartTime,
 } from '../../src/guests/process.ts';
 
@@ -29,6 +30,21 @@ describe('a process', () => {
     expect(await hasEndedWithin(pid, 20)).toBe(false);
     setTimeout(() => process.kill(pid, 'SIGKILL'), 20);
     expect(await hasEndedWithin(pid, 10_000)).toBe(true);
+    await gone;
+  });
+
+  it('is waited for to its end once it is ending, however long its memory takes', async () => {
+    const child = spawn('python3', [
+      '-c',
+      'b = bytearray(1 << 30); print(len(b), flush=True); input()',
+    ]);
+    const { pid = 0 } = child;
+    const gone = once(child, 'exit');
+    await once(child.stdout, 'data');
+    expect(isProcessEnding(pid)).toBe(false);
+    process.kill(pid, 'SIGKILL');
+    while (!isProcessEnding(pid)) await new Promise((resolve) => setTimeout(resolve, 1));
+    expect(await hasEndedWithin(pid, 0)).toBe(true);
     await gone;
   });
 });
