@@ -16,9 +16,9 @@ import { askRedis } from '../../src/drill/redis-benchmark.ts';
 import type { NodeStatus } from '../../src/engine/status.ts';
 import { machineOf } from '../../src/drill/machine-note.ts';
 
-const WAIT_MS = 30_000;
+const WAIT_MS = 60_000;
 /** What of a node's last words a failure shows. */
-const LAST_WORDS = 2000;
+const LAST_WORDS = 6000;
 let directory = '';
 let running: ChildProcess[] = [];
 let lastWords: { readonly command: string; text: string }[] = [];

@@ -35,6 +35,8 @@ const SIDES = ['a', 'b'] as const;
 export const WAIT_MS = 60_000;
 const BOOT_WAIT_MS = 90_000;
 const POLL_MS = 20;
+/** Lines of a node's log that a wait in vain quotes. */
+const LOG_LINES_MAX = 40;
 const AS_NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
 interface Ports {
@@ -268,8 +270,13 @@ export async function untilStatus(
   await until(
     what,
     () => node.progress !== null && test(node.progress),
-    () => `${node.progress?.state} (${node.progress?.why})`,
+    () => `${node.progress?.state} (${node.progress?.why})\n${lastWords(node)}`,
   );
+}
+
+/** The end of a node's log: its files are gone when a failure is read. */
+function lastWords({ child }: NodeProcess): string {
+  return readFileSync(child.logFile, 'utf8').trim().split('\n').slice(-LOG_LINES_MAX).join('\n');
 }
 
 /** Waits until the test is true. */
