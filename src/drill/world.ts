@@ -83,13 +83,22 @@ interface QueuedInput {
   readonly data: Uint8Array;
 }
 
+interface OpenStream {
+  readonly handlers: StreamHandlers;
+  /**
+   * The machine consumed our opening. Until then whatever carries this number belongs to a stream
+   * of an earlier world, which numbered its own alike and did not live to acknowledge it.
+   */
+  known: boolean;
+}
+
 /** The world outside: lines to every node, one sequence of emits, one sequence of inputs. */
 export class World {
   readonly record = new WorldRecord();
   readonly inputs: RecordedInput[] = [];
   readonly #options: WorldOptions;
   readonly #lines: LineClient[];
-  readonly #streams = new Map<number, StreamHandlers>();
+  readonly #streams = new Map<number, OpenStream>();
   readonly #crcBySeq = new Map<number, number>();
   readonly #framesHeard: number[];
   readonly #lastArrivalNs: (bigint | null)[];
@@ -162,7 +171,7 @@ export class World {
   openStream(handlers: StreamHandlers): WorldStream {
     const id = this.#nextStream;
     this.#nextStream += 1;
-    this.#streams.set(id, handlers);
+    this.#streams.set(id, { handlers, known: false });
     this.#input('open', id, new Uint8Array(0));
     return {
       id,
@@ -239,11 +248,13 @@ export class World {
     this.#seqHeard = frame.seq;
     this.#crcBySeq.set(frame.seq, crc);
     if (!this.#options.record) this.#crcBySeq.delete(frame.seq - REPEAT_WINDOW_FRAMES);
-    const handlers = this.#streams.get(frame.stream);
-    if (frame.op === 'data' && frame.data.byteLength > 0) handlers?.onData(Buffer.from(frame.data));
+    const stream = this.#streams.get(frame.stream);
+    if (stream?.known !== true) return;
+    if (frame.op === 'data' && frame.data.byteLength > 0)
+      stream.handlers.onData(Buffer.from(frame.data));
     if (frame.op === 'close') {
       this.#streams.delete(frame.stream);
-      handlers?.onClose();
+      stream.handlers.onClose();
     }
   }
 
@@ -285,8 +296,11 @@ export class World {
       this.#sendInputs();
       return;
     }
-    for (const input of this.#queue.splice(0, gone))
+    for (const input of this.#queue.splice(0, gone)) {
       this.#inputBacklogBytes -= input.data.byteLength;
+      const stream = input.op === 'open' ? this.#streams.get(input.stream) : undefined;
+      if (stream !== undefined) stream.known = true;
+    }
     this.#onTheWay -= gone;
     this.#sendInputs();
     if (!this.saturated && this.#drainListeners.size > 0) {

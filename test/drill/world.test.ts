@@ -5,9 +5,11 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
+import { FrameSplitter, frameForLine } from '../../src/drill/frame-splitter.ts';
 import { openGateway } from '../../src/drill/gateway.ts';
 import { KvLoad } from '../../src/drill/kv-load.ts';
 import { compareWithOracle } from '../../src/drill/oracle-check.ts';
@@ -15,6 +17,7 @@ import { askRedis } from '../../src/drill/redis-benchmark.ts';
 import { World } from '../../src/drill/world.ts';
 import { SimControl } from '../../src/guests/sim/control.ts';
 import { parseSimInfo } from '../../src/guests/sim/info.ts';
+import { decodeWorldFrame, encodeMachineFrame } from '../../src/guests/sim/port.ts';
 import { SIM_EXECUTABLE } from '../../src/native/load.ts';
 import { openRelay } from './relay.ts';
 
@@ -151,6 +154,51 @@ describe('the world', () => {
     const again = await openGateway(second, { host: '127.0.0.1', port: 0 });
     cleanups.push(() => again.close());
     expect(await askRedis(again.port, ['INCR', 'n'])).toEqual({ kind: 'integer', value: 3 });
+  });
+
+  it('takes nothing for its own that was said to a world before it', async () => {
+    const said = (frame: Parameters<typeof encodeMachineFrame>[0]): Buffer =>
+      frameForLine(encodeMachineFrame(frame));
+    const emit = { kind: 'emit', stream: 1, step: 9, data: Buffer.alloc(0) } as const;
+    const machine = createServer((line) => {
+      const splitter = new FrameSplitter();
+      line.on('data', (chunk: Buffer) => {
+        for (const payload of splitter.push(chunk)) {
+          const frame = decodeWorldFrame(payload);
+          if (frame.kind === 'hello') {
+            line.write(said({ kind: 'line-open', seq: 5, step: 9, inputSeq: 3 }));
+            line.write(
+              said({ ...emit, op: 'data', seq: 5, inputSeq: 2, data: Buffer.from('old') }),
+            );
+            line.write(said({ ...emit, op: 'close', seq: 6, inputSeq: 3 }));
+          }
+          if (frame.kind !== 'input') continue;
+          expect(frame).toMatchObject({ op: 'open', stream: 1, seq: 4 });
+          line.write(said({ ...emit, op: 'data', seq: 7, inputSeq: 4, data: Buffer.from('new') }));
+          line.write(said({ ...emit, op: 'close', seq: 8, inputSeq: 4 }));
+        }
+      });
+    });
+    const port = await new Promise<number>((resolve) =>
+      machine.listen(0, '127.0.0.1', () => {
+        const address = machine.address();
+        resolve(typeof address === 'object' && address !== null ? address.port : 0);
+      }),
+    );
+    cleanups.push(() => new Promise((resolve) => machine.close(() => resolve())));
+    const world = new World({
+      lines: [{ host: '127.0.0.1', port }],
+      record: false,
+      onNotice: () => undefined,
+    });
+    cleanups.push(() => world.close());
+    const heard: string[] = [];
+    world.openStream({
+      onData: (data) => heard.push(data.toString()),
+      onClose: () => heard.push('closed'),
+    });
+    await until(() => world.status().seqHeard === 8);
+    expect(heard).toEqual(['new', 'closed']);
   });
 
   it('refuses a port that is taken, with a way out', async () => {
