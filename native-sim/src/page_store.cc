@@ -4,6 +4,8 @@
 // synchronous and belong to the thread that made the handle; staged pages and batches are used
 // during the call only.
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,7 +26,7 @@ constexpr napi_type_tag kBaselineTag = {0x524f4d554c555342ULL, 0x4153454c494e453
 constexpr uint64_t kBaselinePagesMax = uint64_t{1} << 32;
 // Buffers kept for later batches, and the size from which keeping one is worth it.
 constexpr size_t kSparesMax = 32;
-constexpr size_t kSpareBytesLeast = size_t{64} << 10;
+constexpr size_t kSpareBytesLeast = size_t{16} << 10;
 
 // What the handle points to; collected with it. close() empties it.
 struct BaselineHolder {
@@ -34,21 +36,34 @@ struct BaselineHolder {
   std::vector<Napi::Reference<Napi::ArrayBuffer>> spares;
 
   void Keep(Napi::ArrayBuffer buffer) {
-    if (buffer.ByteLength() < kSpareBytesLeast || spares.size() >= kSparesMax) return;
-    spares.push_back(Napi::Persistent(buffer));
+    if (buffer.ByteLength() < kSpareBytesLeast) return;
+    if (spares.size() < kSparesMax) {
+      spares.push_back(Napi::Persistent(buffer));
+      return;
+    }
+    const auto smallest = std::min_element(spares.begin(), spares.end(), IsSmaller);
+    if (BytesOf(*smallest) < buffer.ByteLength()) *smallest = Napi::Persistent(buffer);
   }
 
-  // Empty when none is large enough.
-  Napi::ArrayBuffer TakeSpare(size_t bytes) {
-    for (auto& spare : spares) {
-      Napi::ArrayBuffer buffer = spare.Value();
-      if (buffer.ByteLength() < bytes) continue;
-      spare = std::move(spares.back());
-      spares.pop_back();
-      return buffer;
+  // The smallest that is large enough, and no larger than allowed. Empty when there is none.
+  Napi::ArrayBuffer TakeSpare(size_t bytes, size_t bytes_max = SIZE_MAX) {
+    auto best = spares.end();
+    for (auto spare = spares.begin(); spare != spares.end(); ++spare) {
+      const size_t size = BytesOf(*spare);
+      if (size < bytes || size > bytes_max) continue;
+      if (best == spares.end() || IsSmaller(*spare, *best)) best = spare;
     }
-    return {};
+    if (best == spares.end()) return {};
+    Napi::ArrayBuffer buffer = best->Value();
+    *best = std::move(spares.back());
+    spares.pop_back();
+    return buffer;
   }
+
+ private:
+  using Spare = Napi::Reference<Napi::ArrayBuffer>;
+  static size_t BytesOf(const Spare& spare) { return spare.Value().ByteLength(); }
+  static bool IsSmaller(const Spare& a, const Spare& b) { return BytesOf(a) < BytesOf(b); }
 };
 
 BaselineHolder& HolderOf(const Napi::Value& value) {
@@ -81,8 +96,7 @@ class BufferSink final : public BatchSink {
 
   uint8_t* Buffer(size_t bytes) override {
     if (buffer_.IsEmpty() || buffer_.ByteLength() < bytes) buffer_ = holder_.TakeSpare(bytes);
-    // A Buffer of its own size is the one kind of array buffer that is not cleared first.
-    if (buffer_.IsEmpty()) buffer_ = Napi::Buffer<uint8_t>::New(env_, bytes).ArrayBuffer();
+    if (buffer_.IsEmpty()) buffer_ = Fresh(bytes);
     return static_cast<uint8_t*>(buffer_.Data());
   }
 
@@ -92,8 +106,7 @@ class BufferSink final : public BatchSink {
       bytes = Napi::Uint8Array::New(env_, batch.bytes, buffer_, batch.offset);
       buffer_ = Napi::ArrayBuffer();
     } else {
-      bytes = Napi::Buffer<uint8_t>::Copy(
-          env_, static_cast<uint8_t*>(buffer_.Data()) + batch.offset, batch.bytes);
+      bytes = CopyOf(static_cast<uint8_t*>(buffer_.Data()) + batch.offset, batch.bytes);
     }
     batches_.Set(count_, bytes);
     crcs_.Set(count_, Napi::Number::New(env_, batch.crc));
@@ -120,6 +133,21 @@ class BufferSink final : public BatchSink {
   }
 
  private:
+  // A Buffer of its own size is the one kind of array buffer that is not cleared first.
+  Napi::ArrayBuffer Fresh(size_t bytes) {
+    return Napi::Buffer<uint8_t>::New(env_, bytes).ArrayBuffer();
+  }
+
+  Napi::Value CopyOf(const uint8_t* data, size_t bytes) {
+    if (bytes < kSpareBytesLeast) return Napi::Buffer<uint8_t>::Copy(env_, data, bytes);
+    Napi::ArrayBuffer copy = holder_.TakeSpare(bytes, 2 * bytes);
+    // Rounded up, so that the next batch, which is of much the same size, fits too.
+    constexpr size_t kStep = kSpareBytesLeast;
+    if (copy.IsEmpty()) copy = Fresh((bytes + kStep - 1) / kStep * kStep);
+    std::memcpy(copy.Data(), data, bytes);
+    return Napi::Uint8Array::New(env_, bytes, copy, 0);
+  }
+
   Napi::Env env_;
   BaselineHolder& holder_;
   Napi::ArrayBuffer buffer_;

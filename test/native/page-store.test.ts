@@ -63,7 +63,7 @@ describe('Baseline and PageImage', () => {
     const expected = new Uint8Array(PAGES * PAGE_BYTES);
     // Lengths around the one from which a stretch is written as a whole, with gaps between.
     const stretches = [1, 31, 32, 33, 200, 255].map((count, at) => ({ first: at * 400, count }));
-    for (let epoch = 1; epoch <= 3; epoch += 1) {
+    for (let epoch = 1; epoch <= 4; epoch += 1) {
       const indexes = Uint32Array.from(
         stretches.flatMap(({ first, count }) =>
           Array.from({ length: count }, (_, at) => first + at),
@@ -124,21 +124,38 @@ describe('Baseline and PageImage', () => {
     for (const { buffer } of encoded.batches) structuredClone(buffer, { transfer: [buffer] });
   });
 
-  test('buffers given back are written anew, those kept are not', () => {
+  test.each([
+    { what: 'large', changedBytes: PAGE_BYTES },
+    { what: 'small', changedBytes: 300 },
+  ])('$what buffers given back are written anew, those kept are not', ({ changedBytes }) => {
     const { baseline, image } = pair();
     const indexes = Uint32Array.from({ length: 600 }, (_, page) => page);
+    const pages = new Uint8Array(600 * PAGE_BYTES);
     const kept: { batch: Uint8Array; copy: Buffer }[] = [];
+    const seen = new Set<ArrayBufferLike>();
+    let batchCount = 0;
     for (let epoch = 1; epoch <= 6; epoch += 1) {
-      const pages = new Uint8Array(600 * PAGE_BYTES).fill(epoch);
-      const { batches } = baseline.encodePages(indexes, pages, { blockId: 2, epoch, mode: 'full' });
+      for (let at = 0; at < pages.length; at += PAGE_BYTES) {
+        pages.fill(epoch, at, at + changedBytes);
+      }
+      const { batches } = baseline.encodePages(indexes, pages, { blockId: 2, epoch });
       batches.forEach((batch, at) => {
         image.apply(batch);
-        if (at % 2 === 0) baseline.recycle(batch.buffer);
+        seen.add(batch.buffer);
+        batchCount += 1;
+        if ((epoch + at) % 2 === 0) baseline.recycle(batch.buffer);
         else kept.push({ batch, copy: Buffer.from(batch) });
       });
     }
     expect(image.digest()).toBe(baseline.digest());
     for (const { batch, copy } of kept) expect(copy.equals(batch)).toBe(true);
+    // Whoever has one has it alone, and what came back was used.
+    expect(new Set(kept.map(({ batch }) => batch.buffer)).size).toBe(kept.length);
+    expect(seen.size).toBeLessThan(batchCount);
+  });
+
+  test('only whole buffers can be given back', () => {
+    const { baseline } = pair();
     const detached = new ArrayBuffer(1 << 20);
     structuredClone(detached, { transfer: [detached] });
     baseline.recycle(detached);
