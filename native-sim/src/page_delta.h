@@ -73,14 +73,23 @@ constexpr Encoding ChooseEncoding(const PageMeasure& measure) {
   return runs_fit ? kEncodingRuns : kEncodingRaw;
 }
 
+// What encoding a page fetches into the cache beside its own work. Speed alone: never read.
+struct EncodeAhead {
+  // The pages that are encoded next.
+  const uint8_t* next_now;
+  const uint8_t* next_old;
+  // How much this one will probably be; the last one's size is a good guess.
+  size_t out_bytes;
+};
+
 // One form of the page functions. Pages are whole (kPageBytes) and need no alignment.
 struct PageKernel {
   const char* name;
 
   // Encodes `now` against `old` to `out` and brings `baseline` (which holds what `old` holds, and
-  // may be `old`) up to date, writing changed lines only. The `next_` pages are only prefetched.
+  // may be `old`) up to date, writing changed lines only.
   EncodedPage (*encode_delta)(const uint8_t* now, const uint8_t* old, uint8_t* baseline,
-                              uint8_t* out, const uint8_t* next_now, const uint8_t* next_old);
+                              uint8_t* out, const EncodeAhead& ahead);
 
   // Encodes `now` as zero or raw and, unless it is zeros, copies it to `baseline` (which may be
   // null).

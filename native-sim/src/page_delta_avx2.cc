@@ -50,11 +50,10 @@ struct Avx2Form {
 };
 
 KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, uint8_t* baseline,
-                                      uint8_t* out, const uint8_t* next_now,
-                                      const uint8_t* next_old) {
+                                      uint8_t* out, const EncodeAhead& ahead) {
   for (size_t offset = 0; offset < kPageBytes; offset += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(next_now + offset), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(next_old + offset), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(ahead.next_now + offset), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(ahead.next_old + offset), _MM_HINT_T0);
   }
   return EncodeDeltaGeneric<Avx2Form>(now, old, baseline, out);
 }

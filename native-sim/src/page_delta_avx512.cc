@@ -14,23 +14,16 @@ namespace {
 
 constexpr size_t kGroups = kLinesPerPage / 8;
 
-// The pages that come next. Fetching them is spread over the work on this one: all at once would
-// fill the line buffers and then leave memory idle. The last lines are left to the hardware's
-// prefetcher.
+// Fetching the next pages is spread over the work on this one: all at once would fill the line
+// buffers and then leave memory idle.
 constexpr size_t kLinesFetchedInScan = 16;
-struct NextPages {
-  const uint8_t* now;
-  const uint8_t* old;
-
-  KERNEL_TARGET_INLINE void Fetch(size_t line) const {
-    _mm_prefetch(reinterpret_cast<const char*>(now + 64 * line), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(old + 64 * line), _MM_HINT_T0);
-  }
-};
+// A small result goes where the last one has brought the lines already.
+constexpr size_t kOutBytesFetchedLeast = 1024;
 
 // Compares and folds in one pass; `masks` receives the changed bytes of each line.
-KERNEL_TARGET_INLINE PageSummary Scan(const uint8_t* now, const uint8_t* old, NextPages next,
-                                      uint64_t* masks) {
+template <bool fetches_out>
+KERNEL_TARGET_INLINE PageSummary Scan(const uint8_t* now, const uint8_t* old, const uint8_t* out,
+                                      const EncodeAhead& ahead, uint64_t* masks) {
   const __m512i constants = crc32c_detail::FoldBy<256 * 8>();
   Folder folder;
   for (size_t line = 0; line < kLinesPerPage; line += 4) {
@@ -38,7 +31,11 @@ KERNEL_TARGET_INLINE PageSummary Scan(const uint8_t* now, const uint8_t* old, Ne
     LoadLines(now + 64 * line, lines);
     KERNEL_UNROLL(4)
     for (size_t i = 0; i < 4; ++i) {
-      if (line < kLinesFetchedInScan) next.Fetch(line + i);
+      if (fetches_out) __builtin_prefetch(out + 64 * (line + i), 1);
+      if (line < kLinesFetchedInScan) {
+        Fetch(ahead.next_now, line + i);
+        Fetch(ahead.next_old, line + i);
+      }
       masks[line + i] =
           _mm512_cmpneq_epi8_mask(lines[i], _mm512_loadu_si512(old + 64 * (line + i)));
     }
@@ -71,7 +68,8 @@ KERNEL_TARGET_INLINE uint32_t SumOfPopcounts(const __m512i* groups) {
 }
 
 // Sets the bits of every gap of one or two between set bits.
-KERNEL_TARGET_INLINE void MergeGaps(const __m512i* changed, __m512i* merged, NextPages next) {
+KERNEL_TARGET_INLINE void MergeGaps(const __m512i* changed, __m512i* merged,
+                                    const EncodeAhead& ahead) {
   static_assert(kGapBytesMerged == 2);
   const __m512i none = _mm512_setzero_si512();
   KERNEL_UNROLL(8)
@@ -90,7 +88,10 @@ KERNEL_TARGET_INLINE void MergeGaps(const __m512i* changed, __m512i* merged, Nex
     const __m512i far = _mm512_and_si512(left2, right1);
     merged[group] = _mm512_ternarylogic_epi64(here, near, far, 0xfe);
     KERNEL_UNROLL(4)
-    for (size_t i = 0; i < 4; ++i) next.Fetch(kLinesFetchedInScan + 4 * group + i);
+    for (size_t i = 0; i < 4; ++i) {
+      Fetch(ahead.next_now, kLinesFetchedInScan + 4 * group + i);
+      Fetch(ahead.next_old, kLinesFetchedInScan + 4 * group + i);
+    }
   }
 }
 
@@ -123,28 +124,59 @@ KERNEL_TARGET_INLINE size_t EmitMask(const uint8_t* now, uint8_t* out, const __m
   return static_cast<size_t>(to - out);
 }
 
-// The first position of each line, twice over, as a broadcast of 32 bits takes it from memory.
-constexpr std::array<uint32_t, kLinesPerPage> MakeLineStarts() {
-  std::array<uint32_t, kLinesPerPage> starts{};
-  for (uint32_t line = 0; line < kLinesPerPage; ++line) starts[line] = 64 * line * 0x10001;
+// Edges of a line that a 64-bit word of positions holds, 16 bits each.
+constexpr size_t kEdgesPerWord = 4;
+// In place of an edge where a line has no more: what counting the zeros below none gives.
+constexpr int16_t kNoEdge = 64;
+// Lines with edges from which it is quicker to go over all, eight at a time.
+constexpr int kLinesManyLeast = 20;
+
+// The lowest edges of each line, which it takes out of `rest`.
+KERNEL_TARGET_INLINE __m512i TakeEdges(__m512i* rest) {
+  __m512i found[kEdgesPerWord];
+  KERNEL_UNROLL(4)
+  for (size_t edge = 0; edge < kEdgesPerWord; ++edge) {
+    const __m512i less = _mm512_add_epi64(*rest, _mm512_set1_epi64(-1));
+    found[edge] = _mm512_popcnt_epi64(_mm512_andnot_si512(*rest, less));
+    *rest = _mm512_and_si512(*rest, less);
+  }
+  const __m512i low = _mm512_or_si512(found[0], _mm512_slli_epi64(found[1], 16));
+  return _mm512_ternarylogic_epi64(low, _mm512_slli_epi64(found[2], 32),
+                                   _mm512_slli_epi64(found[3], 48), 0xfe);
+}
+
+// Stores the edges among `found`, each moved by where its line starts. Returns how many they are.
+KERNEL_TARGET_INLINE size_t StoreEdges(__m512i found, __m512i starts, uint16_t* positions) {
+  const __mmask32 is_edge = _mm512_cmpneq_epi16_mask(found, _mm512_set1_epi16(kNoEdge));
+  const __m512i moved = _mm512_add_epi16(found, starts);
+  _mm512_storeu_si512(positions, _mm512_maskz_compress_epi16(is_edge, moved));
+  return static_cast<size_t>(__builtin_popcount(is_edge));
+}
+
+// 16-bit starts of lines that follow one another, each `times` times.
+template <size_t times, size_t count>
+constexpr std::array<uint16_t, count> MakeLineStarts() {
+  std::array<uint16_t, count> starts{};
+  for (size_t at = 0; at < count; ++at) {
+    starts[at] = static_cast<uint16_t>(kLineBytes * (at / times));
+  }
   return starts;
 }
 
-// Positions of all edges, in order; the page's end closes a run that reaches it.
-KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* positions) {
-  alignas(64) uint64_t edges[kLinesPerPage];
-  KERNEL_UNROLL(8)
-  for (size_t group = 0; group < kGroups; ++group) {
-    _mm512_store_si512(edges + 8 * group, edge_groups[group]);
-  }
+// The edges of some lines, one line after the other, however many each has.
+KERNEL_TARGET_INLINE size_t ListEdgesByLine(const uint64_t* edges, uint64_t lines,
+                                            uint16_t* positions) {
   alignas(64) static constexpr auto kByteIndexes = MakeByteIndexes();
+  static constexpr auto kStarts = MakeLineStarts<2, 2 * kLinesPerPage>();
   const __m512i indexes = _mm512_load_si512(kByteIndexes.data());
-  static constexpr auto kLineStarts = MakeLineStarts();
   size_t count = 0;
-  for (uint64_t rest = NonZeroWords(edge_groups); rest != 0; rest &= rest - 1) {
+  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
     const auto line = static_cast<size_t>(__builtin_ctzll(rest));
     const __m512i packed = _mm512_maskz_compress_epi8(edges[line], indexes);
-    const __m512i start = _mm512_set1_epi32(static_cast<int>(kLineStarts[line]));
+    // Twice over, as a broadcast of 32 bits takes it from memory.
+    uint32_t both;
+    std::memcpy(&both, kStarts.data() + 2 * line, sizeof both);
+    const __m512i start = _mm512_set1_epi32(static_cast<int>(both));
     const auto found = static_cast<size_t>(__builtin_popcountll(edges[line]));
     const __m256i first = _mm256_cvtepu8_epi16(_mm512_castsi512_si128(packed));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(positions + count),
@@ -156,6 +188,53 @@ KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* posi
       _mm512_storeu_si512(positions + count + 32, _mm512_add_epi16(high, start));
     }
     count += found;
+  }
+  return count;
+}
+
+// Positions of all edges, in order; the page's end closes a run that reaches it.
+KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* positions) {
+  alignas(64) static constexpr auto kStarts = MakeLineStarts<kEdgesPerWord, 32>();
+  alignas(64) static constexpr auto kStartsOfTwo = MakeLineStarts<2 * kEdgesPerWord, 32>();
+  alignas(64) uint64_t edges[kLinesPerPage];
+  __m512i most = _mm512_setzero_si512();
+  KERNEL_UNROLL(8)
+  for (size_t group = 0; group < kGroups; ++group) {
+    _mm512_store_si512(edges + 8 * group, edge_groups[group]);
+    most = _mm512_max_epu64(most, _mm512_popcnt_epi64(edge_groups[group]));
+  }
+  const uint64_t lines = NonZeroWords(edge_groups);
+  size_t count = 0;
+  if (__builtin_popcountll(lines) < kLinesManyLeast) {
+    count = ListEdgesByLine(edges, lines, positions);
+  } else if (_mm512_cmpgt_epu64_mask(most, _mm512_set1_epi64(kEdgesPerWord)) == 0) {
+    __m512i starts = _mm512_load_si512(kStarts.data());
+    KERNEL_UNROLL(8)
+    for (size_t group = 0; group < kGroups; ++group) {
+      __m512i rest = edge_groups[group];
+      count += StoreEdges(TakeEdges(&rest), starts, positions + count);
+      starts = _mm512_add_epi16(starts, _mm512_set1_epi16(8 * kLineBytes));
+    }
+  } else {
+    const __m512i first_half = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0);
+    const __m512i second_half = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    __m512i starts = _mm512_load_si512(kStartsOfTwo.data());
+    for (size_t group = 0; group < kGroups; ++group) {
+      const __m512i later = _mm512_add_epi16(starts, _mm512_set1_epi16(4 * kLineBytes));
+      __m512i rest = edge_groups[group];
+      const __m512i low = TakeEdges(&rest);
+      const __m512i high = TakeEdges(&rest);
+      if (_mm512_test_epi64_mask(rest, rest) == 0) {
+        const __m512i first = _mm512_permutex2var_epi64(low, first_half, high);
+        const __m512i second = _mm512_permutex2var_epi64(low, second_half, high);
+        count += StoreEdges(first, starts, positions + count);
+        count += StoreEdges(second, later, positions + count);
+      } else {
+        count += ListEdgesByLine(edges, lines & (uint64_t{0xff} << (8 * group)),
+                                 positions + count);
+      }
+      starts = _mm512_add_epi16(later, _mm512_set1_epi16(4 * kLineBytes));
+    }
   }
   if (count % 2 != 0) positions[count++] = kPageBytes;
   return count;
@@ -211,6 +290,14 @@ KERNEL_TARGET_INLINE void CopyPage(const uint8_t* from, uint8_t* to) {
   }
 }
 
+// The lines of `next` that the scan did not fetch follow meanwhile.
+KERNEL_TARGET_INLINE void CopyPageAndFetch(const uint8_t* from, uint8_t* to, const uint8_t* next) {
+  for (size_t line = 0; line < kLinesPerPage; ++line) {
+    _mm512_storeu_si512(to + 64 * line, _mm512_loadu_si512(from + 64 * line));
+    if (line >= kLinesFetchedInScan) Fetch(next, line);
+  }
+}
+
 // A loop of its own: stores alternating with those to `out` take half as long again.
 KERNEL_TARGET_INLINE void UpdateBaseline(const uint8_t* now, uint8_t* baseline, uint64_t lines) {
   for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
@@ -220,11 +307,12 @@ KERNEL_TARGET_INLINE void UpdateBaseline(const uint8_t* now, uint8_t* baseline, 
 }
 
 KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, uint8_t* baseline,
-                                      uint8_t* out, const uint8_t* next_now,
-                                      const uint8_t* next_old) {
+                                      uint8_t* out, const EncodeAhead& ahead) {
   alignas(64) uint64_t masks[kLinesPerPage];
   EncodedPage result;
-  result.summary = Scan(now, old, {next_now, next_old}, masks);
+  result.summary = ahead.out_bytes < kOutBytesFetchedLeast
+                       ? Scan<false>(now, old, out, ahead, masks)
+                       : Scan<true>(now, old, out, ahead, masks);
   __m512i changed[kGroups];
   KERNEL_UNROLL(8)
   for (size_t group = 0; group < kGroups; ++group) {
@@ -243,15 +331,15 @@ KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, ui
   measure.changed_bytes = SumOfPopcounts(changed);
   if (measure.changed_bytes > kDeltaBytesMax) {
     // No encoding is smaller than its changed bytes: what ChooseEncoding would find, sooner.
-    CopyPage(now, out);
-    CopyPage(now, baseline);
+    CopyPageAndFetch(now, out, ahead.next_now);
+    CopyPageAndFetch(now, baseline, ahead.next_old);
     result.encoding = kEncodingRaw;
     result.bytes = kPageBytes;
     return result;
   }
   __m512i merged[kGroups];
   __m512i edges[kGroups];
-  MergeGaps(changed, merged, {next_now, next_old});
+  MergeGaps(changed, merged, ahead);
   FindEdges(merged, edges);
   measure.changed_lines = static_cast<uint32_t>(__builtin_popcountll(lines));
   measure.run_bytes = SumOfPopcounts(merged);
@@ -275,50 +363,16 @@ KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, ui
   return result;
 }
 
-}  // namespace
-
-KERNEL_TARGET PageSummary SummarizeAvx512(const uint8_t* page) {
-  const __m512i constants = crc32c_detail::FoldBy<256 * 8>();
-  Folder folder;
-  __m512i lines[4];
-  LoadLines(page, lines);
-  folder.Start(lines);
-  for (size_t offset = 256; offset < kPageBytes; offset += 256) {
-    LoadLines(page + offset, lines);
-    folder.Add(lines, constants);
-  }
-  return folder.Finish();
+KERNEL_TARGET PageSummary Summarize(const uint8_t* page) {
+  return SummarizeAndFetch(page, nullptr, nullptr);
 }
-
-KERNEL_TARGET PageSummary CopyAvx512(const uint8_t* from, uint8_t* to, uint8_t* also) {
-  const __m512i constants = crc32c_detail::FoldBy<256 * 8>();
-  Folder folder;
-  for (size_t offset = 0; offset < kPageBytes; offset += 256) {
-    __m512i lines[4];
-    LoadLines(from + offset, lines);
-    KERNEL_UNROLL(4)
-    for (size_t i = 0; i < 4; ++i) {
-      _mm512_storeu_si512(to + offset + 64 * i, lines[i]);
-      if (also != nullptr) __builtin_prefetch(also + offset + 64 * i, 1);
-    }
-    if (offset == 0) {
-      folder.Start(lines);
-    } else {
-      folder.Add(lines, constants);
-    }
-  }
-  const PageSummary summary = folder.Finish();
-  if (also != nullptr && !summary.is_zero) CopyPage(from, also);
-  return summary;
-}
-
-namespace {
 
 KERNEL_TARGET EncodedPage EncodeFull(const uint8_t* now, uint8_t* baseline, uint8_t* out) {
   EncodedPage result;
-  result.summary = CopyAvx512(now, out, baseline);
+  result.summary = SummarizeAndFetch(now, out, baseline);
   result.encoding = result.summary.is_zero ? kEncodingZero : kEncodingRaw;
   result.bytes = result.summary.is_zero ? 0 : kPageBytes;
+  if (baseline != nullptr && !result.summary.is_zero) CopyPage(now, baseline);
   return result;
 }
 
@@ -328,7 +382,7 @@ const PageKernel kPageKernelAvx512 = {
     .name = "avx512",
     .encode_delta = EncodeDelta,
     .encode_full = EncodeFull,
-    .summarize = SummarizeAvx512,
+    .summarize = Summarize,
     .is_valid = IsValidAvx512,
     .apply = ApplyAvx512,
     .crc32c = Crc32cAvx512,

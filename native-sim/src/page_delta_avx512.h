@@ -18,9 +18,6 @@
 
 namespace romulus {
 
-PageSummary SummarizeAvx512(const uint8_t* page);
-// Copies `from` to `to` (and to `also`, unless it is null or the page is zeros) and sums it up.
-PageSummary CopyAvx512(const uint8_t* from, uint8_t* to, uint8_t* also);
 bool IsValidAvx512(uint8_t encoding, uint8_t run_count, const uint8_t* data, size_t bytes);
 PageSummary ApplyAvx512(uint8_t* target, uint8_t encoding, uint8_t run_count, const uint8_t* data,
                         size_t bytes, const uint8_t* next_target);
@@ -62,9 +59,37 @@ struct Folder {
   }
 };
 
+KERNEL_TARGET_INLINE void Fetch(const uint8_t* page, size_t line) {
+  _mm_prefetch(reinterpret_cast<const char*>(page + kLineBytes * line), _MM_HINT_T0);
+}
+
 KERNEL_TARGET_INLINE void LoadLines(const uint8_t* from, __m512i* lines) {
   KERNEL_UNROLL(4)
   for (int i = 0; i < 4; ++i) lines[i] = _mm512_loadu_si512(from + 64 * i);
+}
+
+// Sums a page up and copies it to `to`, unless that is null. Brings `next`, unless that is null,
+// into the cache meanwhile, a line for each: all at once would fill the line buffers and then leave
+// memory idle.
+KERNEL_TARGET_INLINE PageSummary SummarizeAndFetch(const uint8_t* page, uint8_t* to,
+                                                   const uint8_t* next) {
+  const __m512i constants = crc32c_detail::FoldBy<256 * 8>();
+  Folder folder;
+  for (size_t line = 0; line < kLinesPerPage; line += 4) {
+    __m512i lines[4];
+    LoadLines(page + 64 * line, lines);
+    KERNEL_UNROLL(4)
+    for (size_t i = 0; i < 4; ++i) {
+      if (to != nullptr) _mm512_storeu_si512(to + 64 * (line + i), lines[i]);
+      if (next != nullptr) Fetch(next, line + i);
+    }
+    if (line == 0) {
+      folder.Start(lines);
+    } else {
+      folder.Add(lines, constants);
+    }
+  }
+  return folder.Finish();
 }
 
 }  // namespace

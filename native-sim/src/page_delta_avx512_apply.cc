@@ -144,22 +144,19 @@ KERNEL_TARGET bool IsValidAvx512(uint8_t encoding, uint8_t run_count, const uint
 KERNEL_TARGET PageSummary ApplyAvx512(uint8_t* target, uint8_t encoding, uint8_t run_count,
                                       const uint8_t* data, size_t bytes,
                                       const uint8_t* next_target) {
-  for (size_t offset = 0; offset < kPageBytes; offset += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(next_target + offset), _MM_HINT_T0);
-  }
   switch (encoding) {
     case kEncodingZero:
       std::memset(target, 0, kPageBytes);
       return {};
     case kEncodingRaw:
-      return CopyAvx512(data, target, nullptr);
+      return SummarizeAndFetch(data, target, next_target);
     case kEncodingRuns:
       ApplyRuns(target, run_count, data, bytes);
       break;
     default:
       ApplyMask(target, data);
   }
-  return SummarizeAvx512(target);
+  return SummarizeAndFetch(target, nullptr, next_target);
 }
 
 }  // namespace romulus

@@ -40,7 +40,7 @@ struct ScalarForm {
 };
 
 EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, uint8_t* baseline, uint8_t* out,
-                        const uint8_t*, const uint8_t*) {
+                        const EncodeAhead&) {
   return EncodeDeltaGeneric<ScalarForm>(now, old, baseline, out);
 }
 

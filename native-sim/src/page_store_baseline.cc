@@ -153,6 +153,7 @@ EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions
     return changed_[index] == 0 ? kZeroPage : Page(index);
   };
   const uint8_t* old = staged.count == 0 ? nullptr : old_of(0);
+  size_t last_bytes = 0;
   for (size_t at = 0; at < staged.count; ++at) {
     const uint64_t index = staged.page_index[at];
     const uint8_t* now = staged.data + at * kPageBytes;
@@ -167,7 +168,9 @@ EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions
       const bool is_last = at + 1 == staged.count;
       const uint8_t* next_old = is_last ? old : old_of(at + 1);
       const uint8_t* next_now = is_last ? now : now + kPageBytes;
-      page = kernel.encode_delta(now, old, Page(index), output.Room(), next_now, next_old);
+      page = kernel.encode_delta(now, old, Page(index), output.Room(),
+                                 {next_now, next_old, last_bytes});
+      last_bytes = page.bytes;
       old = next_old;
     }
     if (page.encoding != kEncodingUnchanged) changed_[index] = options.epoch + 1;

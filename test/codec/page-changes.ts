@@ -25,6 +25,16 @@ function writes(prng: Prng, page: Uint8Array, count: number, length: number): vo
   }
 }
 
+/** Bytes that are no neighbours: a run of one byte each. */
+function flipInLines(page: Uint8Array, countOf: (line: number) => number): void {
+  for (let line = 0; line < PAGE_BYTES / 64; line += 1) {
+    for (let byte = 0; byte < countOf(line); byte += 1) {
+      const at = 64 * line + 12 * byte + (line % 12);
+      page[at] = (page[at] ?? 0) ^ 1;
+    }
+  }
+}
+
 /** Changes a page in place, by name. */
 export const CHANGES: Readonly<Record<string, (page: Uint8Array, prng: Prng) => void>> = {
   nothing: () => {},
@@ -51,6 +61,9 @@ export const CHANGES: Readonly<Record<string, (page: Uint8Array, prng: Prng) => 
   'most of it': (page, prng) => randomBytes(prng, page.subarray(prng.nextBelow(600))),
   'a kilobyte anywhere': (page, prng) => writes(prng, page, 1, 1024),
   everything: (page, prng) => randomBytes(prng, page),
+  'two bytes in each line': (page) => flipInLines(page, () => 2),
+  'three bytes in each line': (page) => flipInLines(page, () => 3),
+  'five bytes in one line of ten': (page) => flipInLines(page, (line) => (line % 10 === 3 ? 5 : 1)),
 };
 
 /** A page of text and its successor by each of the changes; the old one may be zeros. */

@@ -14,7 +14,7 @@ import { Baseline, type EncodedPages } from '../../src/native/page-store.ts';
 import { changedPages } from '../codec/page-changes.ts';
 
 const LEVELS = simdLevels();
-const PAGES = 48;
+const PAGES = 60;
 
 function changesOf(seed: number): PageChange[] {
   return changedPages(seed).map(({ now, old }, at) => ({ now, old, pageIndex: 3 * at }));

@@ -89,7 +89,7 @@ std::vector<uint8_t> Encode(const PageKernel& kernel, const std::vector<uint8_t>
     std::memcpy(guarded, now.data() + page * kPageBytes, kPageBytes);
     uint8_t* before = baseline.data() + page * kPageBytes;
     const EncodedPage encoded =
-        kernel.encode_delta(guarded, before, before, encoder.room(), guarded, before);
+        kernel.encode_delta(guarded, before, before, encoder.room(), {guarded, before, 0});
     if (encoded.encoding != kEncodingUnchanged) encoder.Add(static_cast<uint32_t>(page), encoded);
   }
   if (baseline != now) return {};
