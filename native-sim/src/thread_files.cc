@@ -6,12 +6,16 @@
 // than failing over. A thread with a table of its own is not the last one, so its sockets close at
 // once, and the other side hears of the death within a millisecond or two.
 #include <dirent.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include <cstdlib>
+#include <mutex>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "areas.h"
@@ -31,11 +35,39 @@ std::string TargetOf(int fd) {
   return length < 0 ? std::string() : std::string(target, static_cast<size_t>(length));
 }
 
+// Pipes that stay: those by which libuv's signal handler, which runs on any thread, locks and tells
+// the event loops, and whatever else the main thread has while it is not starting a child.
+struct LastingPipes {
+  std::mutex mutex;
+  std::set<std::string> targets;
+};
+
+LastingPipes& lasting_pipes() {
+  static LastingPipes pipes;
+  return pipes;
+}
+
+bool IsPipe(const std::string& target) { return target.rfind("pipe:", 0) == 0; }
+
+// A pipe by which another thread waits for the end of its child's exec (uv_spawn): it waits for the
+// last copy of the other end to be closed, and would wait for ours for ever. libuv makes it blocking;
+// those of event loops are not.
+bool IsTransientPipe(int fd, const std::string& target) {
+  if (!IsPipe(target)) return false;
+  {
+    const std::scoped_lock lock(lasting_pipes().mutex);
+    if (lasting_pipes().targets.contains(target)) return false;
+  }
+  const int flags = fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_NONBLOCK) == 0;
+}
+
 // What other threads own and close on their own: a copy here would keep it open behind their back.
 // Event loops' own descriptors (epoll, eventfd, pipes) stay, this thread's among them.
-bool BelongsToOthers(const std::string& target) {
+bool BelongsToOthers(int fd, const std::string& target) {
   return target.rfind("socket:", 0) == 0 || target.rfind("/", 0) == 0 ||
-         target == "anon_inode:[userfaultfd]" || target == "anon_inode:[pidfd]";
+         target == "anon_inode:[userfaultfd]" || target == "anon_inode:[pidfd]" ||
+         IsTransientPipe(fd, target);
 }
 
 std::vector<int> OpenDescriptors() {
@@ -51,6 +83,19 @@ std::vector<int> OpenDescriptors() {
   return open;
 }
 
+// Remembers the pipes that are open. A thread that starts children calls it itself: then it is not in
+// the middle of that.
+Napi::Value LearnPipes(const Napi::CallbackInfo& info) {
+  std::set<std::string> targets;
+  for (const int fd : OpenDescriptors()) {
+    std::string target = TargetOf(fd);
+    if (IsPipe(target)) targets.insert(std::move(target));
+  }
+  const std::scoped_lock lock(lasting_pipes().mutex);
+  lasting_pipes().targets = std::move(targets);
+  return info.Env().Undefined();
+}
+
 // Acts on the calling thread alone; call it before the thread opens its first socket. Gives the
 // descriptors of the thread's event loop, of which the old table keeps a copy.
 Napi::Value IsolateDescriptors(const Napi::CallbackInfo& info) {
@@ -58,7 +103,7 @@ Napi::Value IsolateDescriptors(const Napi::CallbackInfo& info) {
   Napi::Array copies = Napi::Array::New(env);
   if (unshare(CLONE_FILES) != 0) return copies;
   for (const int fd : OpenDescriptors()) {
-    if (fd > kLastStandardDescriptor && BelongsToOthers(TargetOf(fd))) close(fd);
+    if (fd > kLastStandardDescriptor && BelongsToOthers(fd, TargetOf(fd))) close(fd);
   }
   uv_loop_t* loop = nullptr;
   if (napi_get_uv_event_loop(env, &loop) != napi_ok || loop == nullptr) return copies;
@@ -85,6 +130,7 @@ Napi::Value CloseLoopDescriptors(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void InitThreadFiles(Napi::Env env, Napi::Object exports) {
+  exports.Set("learnPipes", Napi::Function::New(env, LearnPipes));
   exports.Set("isolateDescriptors", Napi::Function::New(env, IsolateDescriptors));
   exports.Set("closeLoopDescriptors", Napi::Function::New(env, CloseLoopDescriptors));
 }

@@ -39,6 +39,7 @@ interface HostNative {
   learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
   socketPeer(fd: number): { readonly pid: number; readonly uid: number };
+  learnPipes(): void;
   isolateDescriptors(): number[];
   closeLoopDescriptors(descriptors: readonly number[]): void;
 }
@@ -101,10 +102,19 @@ export function socketPeer(fd: number): { readonly pid: number; readonly uid: nu
 }
 
 /**
+ * Remembers which pipes are open, for `isolateDescriptors` in a thread that is started next. To be
+ * called by the thread that starts child processes: a pipe that it opens later on, and waits at for a
+ * child's start, must have no copy in another thread's table, or it would wait for ever.
+ */
+export function learnPipes(): void {
+  loadNative<HostNative>().learnPipes();
+}
+
+/**
  * Gives the calling thread a table of descriptors of its own, without what other threads own (see
  * native-sim/src/thread_files.cc for why). Sockets it opens from then on close the moment the
- * process is killed, not when its memory is torn down. Call it before the first of them; does
- * nothing where the kernel refuses.
+ * process is killed, not when its memory is torn down. Call it before the first of them, and
+ * `learnPipes` before starting the thread; does nothing where the kernel refuses.
  * @returns descriptors of the thread's event loop of which the other threads' table keeps copies:
  *   for `closeLoopDescriptors` in the thread that started this one, once this one has ended.
  */

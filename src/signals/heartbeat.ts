@@ -11,7 +11,7 @@ import type { Generation } from '../base/units.ts';
 import { DEFAULT_PROMISE_MARGIN, DEFAULT_PROMISE_MS } from '../core/promise.ts';
 import type { Instance } from '../core/register.ts';
 import type { Signal, Verdict } from '../core/verdict.ts';
-import { closeLoopDescriptors, learnPool } from '../native/host.ts';
+import { closeLoopDescriptors, learnPipes, learnPool } from '../native/host.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import {
   type Endpoint,
@@ -280,6 +280,7 @@ export async function startHeartbeat(options: HeartbeatOptions): Promise<Heartbe
   };
   // From this thread: what starts the pool shares its descriptors with it, and that thread has its own.
   if (options.role === 'backup') learnPool();
+  learnPipes();
   const url = workerUrl('./heartbeat-worker', import.meta.url);
   const worker = new Worker(url, {
     workerData: data,

@@ -1,4 +1,5 @@
 /** Host facts are consistent with what the system says of itself. */
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { availableParallelism, release, totalmem } from 'node:os';
@@ -88,4 +89,37 @@ test('the pool for file operations is boosted with the main thread, and put back
   expect(boostedCount() - before).toBe(isAllowed ? POOL_THREADS + 1 : 0);
   boostMain(false);
   expect(boostedCount()).toBe(before);
+});
+
+/**
+ * A thread isolates itself while the main thread has a blocking pipe open that came after
+ * `learnPipes`, as it has while it starts a child; here it is one between two others. Says which pipes the
+ * thread then still has.
+ */
+const ISOLATE_BESIDE_A_PIPE = `
+  const { Worker } = require('node:worker_threads');
+  const { openSync } = require('node:fs');
+  const addon = process.argv[1];
+  require(addon).learnPipes();
+  const pipe = openSync('/proc/' + process.argv[2] + '/fd/0', 'r');
+  const worker = new Worker(\`
+    const { parentPort, workerData } = require('node:worker_threads');
+    const { readdirSync, readlinkSync } = require('node:fs');
+    require(workerData).isolateDescriptors();
+    const has = (fd) => { try { return readlinkSync('/proc/thread-self/fd/' + fd); } catch { return ''; } };
+    parentPort.postMessage(readdirSync('/proc/thread-self/fd').filter((fd) => has(fd).startsWith('pipe:')).map(Number));
+  \`, { eval: true, workerData: addon });
+  worker.on('message', (pipes) => console.log(JSON.stringify({ pipe, pipes })));`;
+
+test('an isolated thread keeps no pipe that another waits at for a child to start', () => {
+  const shell = `set -m; sleep 30 | sleep 30 & "$0" -e "$1" "$2" $!; code=$?; kill %1; exit $code`;
+  const said = execFileSync(
+    'bash',
+    ['-c', shell, process.execPath, ISOLATE_BESIDE_A_PIPE, ADDON.pathname],
+    { encoding: 'utf8' },
+  );
+  const { pipe, pipes } = JSON.parse(said) as { pipe: number; pipes: number[] };
+  expect(pipes).not.toContain(pipe);
+  // By these a signal that comes to the thread is handed on.
+  expect(pipes.length).toBeGreaterThan(2);
 });
