@@ -105,6 +105,25 @@ KERNEL_TARGET_INLINE void FindEdges(const __m512i* merged, __m512i* edges) {
   }
 }
 
+// The masked bytes of each line, packed. Writes up to 63 bytes more.
+KERNEL_TARGET_INLINE uint8_t* PackLines(const uint8_t* now, uint8_t* to, const uint64_t* masks,
+                                        uint64_t lines) {
+  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
+    const auto line = static_cast<size_t>(__builtin_ctzll(rest));
+    const __m512i data = _mm512_loadu_si512(now + 64 * line);
+    const __m512i packed = _mm512_maskz_compress_epi8(masks[line], data);
+    const auto count = __builtin_popcountll(masks[line]);
+    if (count <= 16) {
+      // A wide store nearly always crosses into the next line and takes twice as long.
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(packed));
+    } else {
+      _mm512_storeu_si512(to, packed);
+    }
+    to += count;
+  }
+  return to;
+}
+
 KERNEL_TARGET_INLINE size_t EmitMask(const uint8_t* now, uint8_t* out, const __m512i* changed,
                                      const uint64_t* masks, uint64_t lines) {
   std::memcpy(out, &lines, sizeof lines);
@@ -115,13 +134,7 @@ KERNEL_TARGET_INLINE size_t EmitMask(const uint8_t* now, uint8_t* out, const __m
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(some, changed[group]));
     to += 8 * static_cast<size_t>(__builtin_popcount(some));
   }
-  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
-    const auto line = static_cast<size_t>(__builtin_ctzll(rest));
-    const __m512i data = _mm512_loadu_si512(now + 64 * line);
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi8(masks[line], data));
-    to += __builtin_popcountll(masks[line]);
-  }
-  return static_cast<size_t>(to - out);
+  return static_cast<size_t>(PackLines(now, to, masks, lines) - out);
 }
 
 // Edges of a line that a 64-bit word of positions holds, 16 bits each.
@@ -130,6 +143,8 @@ constexpr size_t kEdgesPerWord = 4;
 constexpr int16_t kNoEdge = 64;
 // Lines with edges from which it is quicker to go over all, eight at a time.
 constexpr int kLinesManyLeast = 20;
+// A page with so many edges more than two for each changed line is still packed run by run.
+constexpr size_t kEdgesSpare = 16;
 
 // The lowest edges of each line, which it takes out of `rest`.
 KERNEL_TARGET_INLINE __m512i TakeEdges(__m512i* rest) {
@@ -163,7 +178,7 @@ constexpr std::array<uint16_t, count> MakeLineStarts() {
   return starts;
 }
 
-// The edges of some lines, one line after the other, however many each has.
+// Positions of all edges, one line after the other.
 KERNEL_TARGET_INLINE size_t ListEdgesByLine(const uint64_t* edges, uint64_t lines,
                                             uint16_t* positions) {
   alignas(64) static constexpr auto kByteIndexes = MakeByteIndexes();
@@ -195,7 +210,6 @@ KERNEL_TARGET_INLINE size_t ListEdgesByLine(const uint64_t* edges, uint64_t line
 // Positions of all edges, in order; the page's end closes a run that reaches it.
 KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* positions) {
   alignas(64) static constexpr auto kStarts = MakeLineStarts<kEdgesPerWord, 32>();
-  alignas(64) static constexpr auto kStartsOfTwo = MakeLineStarts<2 * kEdgesPerWord, 32>();
   alignas(64) uint64_t edges[kLinesPerPage];
   __m512i most = _mm512_setzero_si512();
   KERNEL_UNROLL(8)
@@ -205,9 +219,8 @@ KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* posi
   }
   const uint64_t lines = NonZeroWords(edge_groups);
   size_t count = 0;
-  if (__builtin_popcountll(lines) < kLinesManyLeast) {
-    count = ListEdgesByLine(edges, lines, positions);
-  } else if (_mm512_cmpgt_epu64_mask(most, _mm512_set1_epi64(kEdgesPerWord)) == 0) {
+  const bool are_few = _mm512_cmpgt_epu64_mask(most, _mm512_set1_epi64(kEdgesPerWord)) == 0;
+  if (are_few && __builtin_popcountll(lines) >= kLinesManyLeast) {
     __m512i starts = _mm512_load_si512(kStarts.data());
     KERNEL_UNROLL(8)
     for (size_t group = 0; group < kGroups; ++group) {
@@ -216,36 +229,56 @@ KERNEL_TARGET_INLINE size_t ListEdges(const __m512i* edge_groups, uint16_t* posi
       starts = _mm512_add_epi16(starts, _mm512_set1_epi16(8 * kLineBytes));
     }
   } else {
-    const __m512i first_half = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0);
-    const __m512i second_half = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
-    __m512i starts = _mm512_load_si512(kStartsOfTwo.data());
-    for (size_t group = 0; group < kGroups; ++group) {
-      const __m512i later = _mm512_add_epi16(starts, _mm512_set1_epi16(4 * kLineBytes));
-      __m512i rest = edge_groups[group];
-      const __m512i low = TakeEdges(&rest);
-      const __m512i high = TakeEdges(&rest);
-      if (_mm512_test_epi64_mask(rest, rest) == 0) {
-        const __m512i first = _mm512_permutex2var_epi64(low, first_half, high);
-        const __m512i second = _mm512_permutex2var_epi64(low, second_half, high);
-        count += StoreEdges(first, starts, positions + count);
-        count += StoreEdges(second, later, positions + count);
-      } else {
-        count += ListEdgesByLine(edges, lines & (uint64_t{0xff} << (8 * group)),
-                                 positions + count);
-      }
-      starts = _mm512_add_epi16(later, _mm512_set1_epi16(4 * kLineBytes));
-    }
+    count = ListEdgesByLine(edges, lines, positions);
   }
   if (count % 2 != 0) positions[count++] = kPageBytes;
   return count;
 }
 
-KERNEL_TARGET_INLINE size_t EmitRuns(const uint8_t* now, uint8_t* out, const __m512i* merged,
-                                     const __m512i* edges, uint64_t lines) {
+// A loop of its own: stores alternating with those to `out` take half as long again.
+KERNEL_TARGET_INLINE void UpdateBaseline(const uint8_t* now, uint8_t* baseline, uint64_t lines) {
+  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
+    const auto offset = 64 * static_cast<size_t>(__builtin_ctzll(rest));
+    _mm512_storeu_si512(baseline + offset, _mm512_loadu_si512(now + offset));
+  }
+}
+
+// The bytes of runs, run by run: the quicker way where a line has hardly more than one of them.
+// Writes up to 63 bytes more.
+KERNEL_TARGET_INLINE uint8_t* PackRuns(const uint8_t* now, uint8_t* to, const uint16_t* edges,
+                                       size_t edge_count) {
+  for (size_t at = 0; at < edge_count; at += 2) {
+    const size_t start = edges[at];
+    const size_t length = edges[at + 1] - start;
+    const uint8_t* from = now + start;
+    auto* first = reinterpret_cast<__m128i*>(to);
+    if (start > kPageBytes - sizeof *first) [[unlikely]] {
+      const auto wanted = static_cast<__mmask16>((1u << length) - 1);
+      _mm_storeu_si128(first, _mm_maskz_loadu_epi8(wanted, from));
+    } else {
+      _mm_storeu_si128(first, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      for (size_t done = sizeof *first; done < length; done += 64) {
+        const size_t left = length - done;
+        const __mmask64 wanted = _bzhi_u64(~0ull, static_cast<uint32_t>(left < 64 ? left : 64));
+        _mm512_storeu_si512(to + done, _mm512_maskz_loadu_epi8(wanted, from + done));
+      }
+    }
+    to += length;
+  }
+  return to;
+}
+
+// Brings the baseline up to date too.
+KERNEL_TARGET_INLINE size_t EmitRuns(const uint8_t* now, uint8_t* baseline, uint8_t* out,
+                                     const __m512i* merged, const __m512i* edges,
+                                     uint64_t lines) {
   // One zero in front, so that every skip and length is the difference of two neighbours.
   alignas(64) uint16_t positions[32 + 2 * kRunsMax + 1 + 64];
   positions[31] = 0;
   const size_t edge_count = ListEdges(edges, positions + 32);
+  // Here, so that the positions have reached the cache when they are read in other pieces than they
+  // were written in.
+  UpdateBaseline(now, baseline, lines);
   uint8_t* to = out;
   for (size_t at = 0; at < edge_count; at += 32) {
     const __m512i values = _mm512_sub_epi16(_mm512_loadu_si512(positions + 32 + at),
@@ -263,23 +296,16 @@ KERNEL_TARGET_INLINE size_t EmitRuns(const uint8_t* now, uint8_t* out, const __m
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi8(keep, spread));
     to += __builtin_popcountll(keep);
   }
-  alignas(64) uint64_t run_masks[kLinesPerPage];
-  KERNEL_UNROLL(8)
-  for (size_t group = 0; group < kGroups; ++group) {
-    _mm512_store_si512(run_masks + 8 * group, merged[group]);
-  }
-  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
-    const auto line = static_cast<size_t>(__builtin_ctzll(rest));
-    const __m512i data = _mm512_loadu_si512(now + 64 * line);
-    const __m512i packed = _mm512_maskz_compress_epi8(run_masks[line], data);
-    const auto count = __builtin_popcountll(run_masks[line]);
-    if (count <= 16) {
-      // A wide store nearly always crosses into the next line and takes twice as long.
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(packed));
-    } else {
-      _mm512_storeu_si512(to, packed);
+  const auto changed_lines = static_cast<size_t>(__builtin_popcountll(lines));
+  if (edge_count <= 2 * changed_lines + kEdgesSpare) {
+    to = PackRuns(now, to, positions + 32, edge_count);
+  } else {
+    alignas(64) uint64_t run_masks[kLinesPerPage];
+    KERNEL_UNROLL(8)
+    for (size_t group = 0; group < kGroups; ++group) {
+      _mm512_store_si512(run_masks + 8 * group, merged[group]);
     }
-    to += count;
+    to = PackLines(now, to, run_masks, lines);
   }
   return static_cast<size_t>(to - out);
 }
@@ -295,14 +321,6 @@ KERNEL_TARGET_INLINE void CopyPageAndFetch(const uint8_t* from, uint8_t* to, con
   for (size_t line = 0; line < kLinesPerPage; ++line) {
     _mm512_storeu_si512(to + 64 * line, _mm512_loadu_si512(from + 64 * line));
     if (line >= kLinesFetchedInScan) Fetch(next, line);
-  }
-}
-
-// A loop of its own: stores alternating with those to `out` take half as long again.
-KERNEL_TARGET_INLINE void UpdateBaseline(const uint8_t* now, uint8_t* baseline, uint64_t lines) {
-  for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
-    const auto offset = 64 * static_cast<size_t>(__builtin_ctzll(rest));
-    _mm512_storeu_si512(baseline + offset, _mm512_loadu_si512(now + offset));
   }
 }
 
@@ -350,16 +368,17 @@ KERNEL_TARGET EncodedPage EncodeDelta(const uint8_t* now, const uint8_t* old, ui
   switch (result.encoding) {
     case kEncodingMask:
       result.bytes = static_cast<uint16_t>(EmitMask(now, out, changed, masks, lines));
+      UpdateBaseline(now, baseline, lines);
       break;
     case kEncodingRuns:
       result.run_count = static_cast<uint8_t>(measure.runs);
-      result.bytes = static_cast<uint16_t>(EmitRuns(now, out, merged, edges, lines));
+      result.bytes = static_cast<uint16_t>(EmitRuns(now, baseline, out, merged, edges, lines));
       break;
     default:
       CopyPage(now, out);
       result.bytes = kPageBytes;
+      UpdateBaseline(now, baseline, lines);
   }
-  UpdateBaseline(now, baseline, lines);
   return result;
 }
 
