@@ -58,6 +58,15 @@ inline uint32_t Shift(const ShiftTables& tables, uint32_t crc) {
 // A third of a page, so that a page is three streams and two words.
 constexpr size_t kStreamBytes = 1360;
 
+// What appending 2^n zero bytes multiplies a raw CRC by.
+constexpr std::array<uint32_t, 64> MakePowers() {
+  std::array<uint32_t, 64> powers{};
+  powers[0] = PowerOfX(8);
+  for (size_t at = 1; at < 64; ++at) powers[at] = Multiply(powers[at - 1], powers[at - 1]);
+  return powers;
+}
+
+constexpr std::array<uint32_t, 64> kPowers = MakePowers();
 constexpr ByteTables kByteTables = MakeByteTables();
 constexpr ShiftTables kShiftPage = MakeShiftTables(kPageBytes);
 constexpr ShiftTables kShiftStream = MakeShiftTables(kStreamBytes);
@@ -143,7 +152,10 @@ uint32_t Crc32cAppendPage(uint32_t crc_a, uint32_t crc_page) {
 }
 
 uint32_t Crc32cCombine(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b) {
-  return Multiply(crc_a, PowerOfX(bytes_b * 8)) ^ crc_b;
+  for (uint64_t rest = bytes_b; rest != 0; rest &= rest - 1) {
+    crc_a = Multiply(crc_a, kPowers[static_cast<size_t>(__builtin_ctzll(rest))]);
+  }
+  return crc_a ^ crc_b;
 }
 
 }  // namespace romulus
