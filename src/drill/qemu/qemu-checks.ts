@@ -8,10 +8,9 @@
  */
 import { type Check, countAckGaps } from '../checks.ts';
 import type { AuditLine, Takeover } from '../evidence.ts';
+import { excusedOf } from './kernel-log.ts';
 import { countBreaks, lastNumberBefore, type Tenure, tenureOf } from './console-record.ts';
 import type { SerialText } from './serial-line.ts';
-
-const NS_PER_MS = 1e6;
 
 /** What the guest told over its control line. */
 export interface GuestWord {
@@ -246,23 +245,6 @@ export function checkPrograms(evidence: QemuEvidence): Check {
 
 /** What the guest's clock and this host's may differ by in a minute or two, both being right. */
 const CLOCK_SLACK_MS = 200;
-/** Complaints of a kernel whose processor was not run for a while: the group is that while in ns. */
-const STARVED = [
-  /clocksource: Long readout interval, skipping watchdog check: cs_nsec: (\d+) wd_nsec: (\d+)/,
-  /hrtimer: interrupt took (\d+) ns/,
-];
-/** Two clocks that were read one after the other; what they differ by otherwise is a jump of one. */
-const CLOCKS_APART_MS = 20;
-
-/** The kernel says that it was not run for a while, by all its clocks alike, and nothing else. */
-function isStarved(complaint: string): boolean {
-  return STARVED.some((pattern) => {
-    const [match, ...times] = pattern.exec(complaint) ?? [];
-    const [one = 0, other = one] = times.map((text) => Number(text) / NS_PER_MS);
-    return match !== undefined && Math.abs(one - other) <= CLOCKS_APART_MS;
-  });
-}
-
 /** How much longer the guest says to have run than this host's clock went on; at most 0 if it is right. */
 function clockAheadMs({ before, after }: QemuEvidence): number {
   if (before === null || after === null) return 0;
@@ -284,24 +266,23 @@ export function checkClock(evidence: QemuEvidence): Check {
 
 /**
  * The guest's kernel found nothing to complain about since before it was protected. That a busy host let
- * the machine wait is no fault of the copy, and its kernel may notice; a clock that jumped would tell the
- * same, and is found by itself (`checkClock`).
+ * the machine wait is no fault of the copy, and its kernel may notice (`excusedOf`); a clock that jumped
+ * would tell the same, and is found by itself (`checkClock`).
  */
 export function checkKernelLog(evidence: QemuEvidence): Check {
   const known = new Set(evidence.before?.complaints);
   const fresh = (evidence.after?.complaints ?? []).filter((line) => !known.has(line));
-  const isRight = checkClock(evidence).ok;
-  const serious = fresh.filter((line) => !isRight || !isStarved(line));
-  const starved = fresh.length - serious.length;
+  const excused = checkClock(evidence).ok ? excusedOf(fresh) : new Set<string>();
+  const serious = fresh.filter((line) => !excused.has(line));
   return {
     name: 'kernel log',
     ok: serious.length === 0,
     text:
       serious.length > 0
         ? `${serious.length} new: ${serious.slice(0, 3).join(' / ')}`
-        : starved === 0
+        : excused.size === 0
           ? 'no new warning in the guest'
-          : `${starved} times the kernel noticed that this busy host did not run it; nothing else`,
+          : `${excused.size} lines of a kernel that noticed that this busy host did not run it; nothing else`,
   };
 }
 

@@ -270,6 +270,34 @@ describe('the verdict on a QEMU drill', () => {
     expect(judge(story).failed).toEqual(failed);
   });
 
+  const apart = (clockMs: number, watchdogMs: number): string[] => [
+    "<4>[19.521] clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:",
+    `<4>[19.524] clocksource:                       'hpet' wd_nsec: ${watchdogMs * 1e6} wd_now: 75136f74 wd_last: 7227afcf mask: ffffffff`,
+    `<4>[19.525] clocksource:                       'tsc' cs_nsec: ${clockMs * 1e6} cs_now: 9cfba25d2 cs_last: 9955c05e8 mask: ffffffffffffffff`,
+    "<4>[19.532] clocksource:                       'tsc' is current clocksource.",
+    "<4>[19.540] TSC found unstable after boot, most likely due to broken BIOS. Use 'tsc=unstable'.",
+    "<4>[19.548] clocksource: Not enough CPUs to check clocksource 'tsc'.",
+  ];
+
+  it.each([
+    ['by which QEMU sets two clocks apart', apart(489.62, 490.04), 0, []],
+    ['that is too long for that', apart(489, 590), 0, ['kernel log']],
+    ['that the clock made up for', apart(489.62, 490.04), 2000, ['kernel log', 'guest clock']],
+    ['with a word cut off', apart(489.62, 490.04).slice(1), 0, ['kernel log']],
+    [
+      'and a warning beside it',
+      [...apart(489.62, 490.04), '<4>[20.1] BUG: soft lockup'],
+      0,
+      ['kernel log'],
+    ],
+  ])('a standstill %s', (_what, complaints, jumpMs, failed) => {
+    const story = honest();
+    story.evidence = {
+      after: { ...AFTER, complaints: [EARLY, ...complaints], uptimeMs: AFTER.uptimeMs + jumpMs },
+    };
+    expect(judge(story).failed).toEqual(failed);
+  });
+
   it('does not take silence for an answer', () => {
     const story = honest();
     story.evidence = { after: null };
