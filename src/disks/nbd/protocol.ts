@@ -38,17 +38,15 @@ const INFO_EXPORT = 0;
 const INFO_BLOCK_SIZE = 3;
 
 const TRANSMISSION_HAS_FLAGS = 1;
-const TRANSMISSION_FLUSH = 4;
 const TRANSMISSION_FUA = 8;
 const TRANSMISSION_TRIM = 32;
 const TRANSMISSION_WRITE_ZEROES = 64;
-/** What we say an export can do. */
+/**
+ * What we say an export can do. Not that it can be flushed: what is on stable storage is decided at
+ * commits, and QEMU would ask for it twice in every pause (vm_stop in softmmu/cpus.c) and wait.
+ */
 export const TRANSMISSION_FLAGS: number =
-  TRANSMISSION_HAS_FLAGS |
-  TRANSMISSION_FLUSH |
-  TRANSMISSION_FUA |
-  TRANSMISSION_TRIM |
-  TRANSMISSION_WRITE_ZEROES;
+  TRANSMISSION_HAS_FLAGS | TRANSMISSION_FUA | TRANSMISSION_TRIM | TRANSMISSION_WRITE_ZEROES;
 
 export const COMMAND = { read: 0, write: 1, disconnect: 2, flush: 3, trim: 4, zeros: 6 } as const;
 export const COMMAND_FLAG_FUA = 1;
