@@ -206,6 +206,8 @@ export class Pair {
       '--state-dir': this.#stage.path(name),
       '--arbiter': `file:${this.#stage.path('arbiter')}`,
       '--interval': `${this.options.intervalMs}ms`,
+      // Output that waits would end epochs early, and the interval that is measured be another.
+      '--min-interval': 'off',
     });
     this.#primary = await this.#startNode('node-a', 'protect', {
       ...shared('a', linkA, beatA, netA),
