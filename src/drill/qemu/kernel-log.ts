@@ -7,7 +7,7 @@
  * it reads the host's ticks and the host's time one after the other (`cpu_enable_ticks`,
  * softmmu/cpu-timers.c), and what the host stood still in between stays between the guest's TSC and
  * its HPET. A kernel that uses the TSC notices half a millisecond in half a second, and uses the HPET from then on.
- * A clock that went wrong in a failover would be off by more than the failover lasted.
+ * Clocks that are further apart than `CLOCKS_APART_MS` are excused by nothing.
  */
 
 const NS_PER_MS = 1e6;

@@ -245,6 +245,7 @@ export function checkPrograms(evidence: QemuEvidence): Check {
 
 /** What the guest's clock and this host's may differ by in a minute or two, both being right. */
 const CLOCK_SLACK_MS = 200;
+
 /** How much longer the guest says to have run than this host's clock went on; at most 0 if it is right. */
 function clockAheadMs({ before, after }: QemuEvidence): number {
   if (before === null || after === null) return 0;
