@@ -59,7 +59,10 @@ export class Compressor {
     }
     state.nextSkips = 1;
     this.#scratch.writeUInt32LE(payloadBytes, 0);
-    return Buffer.from(this.#scratch.subarray(0, SIZE_BYTES + blockBytes));
+    // Never from Node's pool, which other threads cannot be given.
+    const compressed = Buffer.allocUnsafeSlow(SIZE_BYTES + blockBytes);
+    this.#scratch.copy(compressed, 0, 0, compressed.byteLength);
+    return compressed;
   }
 }
 

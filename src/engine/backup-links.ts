@@ -103,6 +103,11 @@ export class BackupLinks {
     if (peer !== undefined) this.send(peer, message);
   }
 
+  /** Whether everything for every backup has left this process. */
+  get allSent(): boolean {
+    return [...this.#peers.values()].every(({ outbox }) => outbox.queuedBytes === 0);
+  }
+
   /** Sends an epoch to one backup. */
   transmit(peer: Peer, queued: QueuedEpoch): void {
     const last = queued.frames.length - 1;

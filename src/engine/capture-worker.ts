@@ -35,7 +35,14 @@ import type {
 } from './capture-types.ts';
 import { nowMs } from './clock.ts';
 import { serveMonitor } from './monitor-relay.ts';
-import { type BatchTotals, buffersOf, seal, type SealedBatch, totalsOf } from './sealed-batch.ts';
+import {
+  type BatchTotals,
+  buffersOf,
+  payloadsOf,
+  seal,
+  type SealedBatch,
+  totalsOf,
+} from './sealed-batch.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
 /** Blocks from this size on are captured by two threads. */
@@ -201,7 +208,7 @@ function slice(request: {
   const totals = totalsOf([result], batches, nowMs() - startMs);
   const end = request.fromPage + pageCount;
   const nextPage = end < block.bytes / PAGE_BYTES ? end : null;
-  return new Transferred({ batches, totals, nextPage }, buffersOf(batches));
+  return new Transferred({ batches, totals, nextPage }, buffersOf(payloadsOf(batches)));
 }
 
 /** Pages that changed after `since`, as the baseline holds them: for a backup that has that epoch. */
@@ -222,7 +229,10 @@ function changedSlice(request: {
   });
   const batches = seal('baseImage', result);
   const totals = totalsOf([result], batches, nowMs() - startMs);
-  return new Transferred({ batches, totals, nextPage: result.nextPage }, buffersOf(batches));
+  return new Transferred(
+    { batches, totals, nextPage: result.nextPage },
+    buffersOf(payloadsOf(batches)),
+  );
 }
 
 /** Forgets what the backup had: the next delta is against an image of zeros. */
@@ -257,8 +267,12 @@ function encodeEpoch(epoch: number): EncodedEpoch {
   return { batches, totals: totalsOf(results, batches, nowMs() - startMs) };
 }
 
-async function checkpoint(request: { epoch: number }): Promise<Transferred<CheckpointResult>> {
+async function checkpoint(request: {
+  epoch: number;
+  spares: readonly ArrayBuffer[];
+}): Promise<Transferred<CheckpointResult>> {
   const { guest, blocks, deviceBaseline, ahead, beside } = current();
+  for (const spare of request.spares) blocks[0]?.baseline.recycle(spare);
   let scanMs = 0;
   let copyMs = 0;
   let pausePages = 0;
@@ -294,6 +308,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
   });
   const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');
+  const encodedState = encodeDeviceState(deviceBaseline, deviceState, request.epoch);
 
   return new Transferred<CheckpointResult>(
     {
@@ -302,7 +317,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       diskWrites: mirroredWrites ?? report.diskWrites,
       position: report.position,
       batches,
-      deviceState: encodeDeviceState(deviceBaseline, deviceState, request.epoch),
+      deviceState: encodedState,
       deviceStateBytes: deviceState.byteLength,
       totals,
       pauseMs: report.pauseMs,
@@ -312,7 +327,7 @@ async function checkpoint(request: { epoch: number }): Promise<Transferred<Check
       stateMs: report.stateMs,
       resumeMs: report.resumeMs,
     },
-    buffersOf(batches),
+    buffersOf([...payloadsOf(batches), encodedState]),
   );
 }
 

@@ -141,18 +141,20 @@ export class CheckpointPipeline {
 
   /**
    * Suspends, captures, resumes, and puts the epoch into the queue. With `completesBase` the end of
-   * the base image goes to its target first.
+   * the base image goes to its target first. `allSent`: no link has anything left to send, so the
+   * memory of epochs that are done with may be written into.
    */
   async take(
     epoch: Epoch,
-    options: { completesBase: boolean; generation: Generation },
+    options: { completesBase: boolean; generation: Generation; allSent: boolean },
   ): Promise<CheckpointOutcome> {
     const { capture, parts } = this.#options;
     const sync = this.#sync;
     const disk = this.#disk;
     const startedAtNs = nowNs();
     try {
-      const checkpoint = await capture.call('checkpoint', { epoch });
+      const spares = options.allSent ? this.queue.takeSpares() : [];
+      const checkpoint = await capture.call('checkpoint', { epoch, spares }, spares);
       const writes = await this.#diskWrites(disk, epoch, checkpoint.diskWrites);
       const queued = epochFrames(
         checkpoint,

@@ -10,7 +10,7 @@ import { FLAG_LZ4 } from '../codec/kinds.ts';
 import { DISK_FRAME_BYTES_MAX, DISK_WRITES_PER_FRAME_MAX } from '../codec/limits.ts';
 import { type DiskWrite, encodeMessage } from '../codec/messages.ts';
 import type { CheckpointResult } from './capture-types.ts';
-import type { SealedBatch } from './sealed-batch.ts';
+import { buffersOf, payloadsOf, type SealedBatch } from './sealed-batch.ts';
 import type { QueuedEpoch } from './epoch-queue.ts';
 
 type Parts = Uint8Array[];
@@ -128,5 +128,6 @@ export function epochFrames(
   const frames = [begin, ...body, end];
   let bytes = 0;
   for (const frame of frames) for (const part of frame) bytes += part.byteLength;
-  return { epoch, frames, bytes };
+  const buffers = buffersOf([...payloadsOf(checkpoint.batches), checkpoint.deviceState]);
+  return { epoch, frames, bytes, buffers };
 }

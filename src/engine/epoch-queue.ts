@@ -5,12 +5,17 @@
  */
 import { assert } from '../base/assert.ts';
 
+/** Memory of epochs that are done with, to be written into again; more is left to the collector. */
+const SPARES_MAX = 32;
+
 /** One epoch, as frames ready for the link. */
 export interface QueuedEpoch {
   readonly epoch: number;
   /** Each inner list is one frame: header, then payload parts. */
   readonly frames: readonly (readonly Uint8Array[])[];
   readonly bytes: number;
+  /** The memory of its large parts, nobody else's. */
+  readonly buffers: readonly ArrayBuffer[];
 }
 
 export class EpochQueue {
@@ -19,6 +24,7 @@ export class EpochQueue {
   #acked = 0;
   #retainedBytes = 0;
   #unackedBytes = 0;
+  #spares: ArrayBuffer[] = [];
 
   /** Acknowledged epochs are dropped, oldest first, when all that is kept exceeds the bound. */
   constructor(options: { retainedBytesMax: number }) {
@@ -61,7 +67,20 @@ export class EpochQueue {
 
   /** The backup's image is at `epoch`: nothing up to it is needed any more. */
   applied(epoch: number): void {
-    while ((this.#epochs[0]?.epoch ?? Number.POSITIVE_INFINITY) <= epoch) this.#dropOldest();
+    while ((this.#epochs[0]?.epoch ?? Number.POSITIVE_INFINITY) <= epoch) {
+      const dropped = this.#dropOldest();
+      if (this.#spares.length < SPARES_MAX) this.#spares.push(...(dropped?.buffers ?? []));
+    }
+  }
+
+  /**
+   * The memory of epochs that were applied, once: to be called when no link has anything left to send.
+   * Left to the collector, it counts against the heap, and every 32 MB of it make V8 mark all of that.
+   */
+  takeSpares(): ArrayBuffer[] {
+    const spares = this.#spares;
+    this.#spares = [];
+    return spares;
   }
 
   /** All epochs after `epoch`, oldest first. */
@@ -71,6 +90,7 @@ export class EpochQueue {
 
   clear(): void {
     this.#epochs.length = 0;
+    this.#spares = [];
     this.#retainedBytes = 0;
     this.#unackedBytes = 0;
   }
@@ -83,10 +103,11 @@ export class EpochQueue {
       this.#dropOldest();
   }
 
-  #dropOldest(): void {
+  #dropOldest(): QueuedEpoch | undefined {
     const dropped = this.#epochs.shift();
-    if (dropped === undefined) return;
+    if (dropped === undefined) return undefined;
     this.#retainedBytes -= dropped.bytes;
     if (dropped.epoch > this.#acked) this.#unackedBytes -= dropped.bytes;
+    return dropped;
   }
 }

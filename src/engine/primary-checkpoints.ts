@@ -69,7 +69,11 @@ export class PrimaryCheckpoints {
     const partner = scrub.wanted ? links.partner : null;
     // Asked before the epoch is on its way: the backup must know when it has applied it.
     if (partner !== null) links.send(partner, { kind: 'scrubRequest', epoch });
-    const taking = pipeline.take(epoch, { completesBase, generation });
+    const taking = pipeline.take(epoch, {
+      completesBase,
+      generation,
+      allSent: links.allSent,
+    });
     // Called in the same turn, so that nothing comes between the two in the capture thread.
     if (partner !== null) this.#digestAt(epoch);
     const outcome = await taking;

@@ -55,10 +55,13 @@ export function totalsOf(
   return { pages: rawBytes / PAGE_BYTES, unchanged, rawBytes, sealedBytes, encodeMs };
 }
 
-/** The buffers that may move to the main thread instead of being copied. */
-export function buffersOf(batches: readonly SealedBatch[]): ArrayBuffer[] {
+export function payloadsOf(batches: readonly SealedBatch[]): Uint8Array[] {
+  return batches.map(({ payload }) => payload);
+}
+
+/** The buffers of payloads, which may move to another thread instead of being copied. */
+export function buffersOf(payloads: readonly Uint8Array[]): ArrayBuffer[] {
   const buffers = new Set<ArrayBuffer>();
-  for (const { payload } of batches)
-    if (payload.buffer instanceof ArrayBuffer) buffers.add(payload.buffer);
+  for (const { buffer } of payloads) if (buffer instanceof ArrayBuffer) buffers.add(buffer);
   return [...buffers];
 }

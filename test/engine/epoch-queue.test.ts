@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { EpochQueue, type QueuedEpoch } from '../../src/engine/epoch-queue.ts';
 
 function epoch(number: number, bytes = 10): QueuedEpoch {
-  return { epoch: number, frames: [[new Uint8Array(bytes)]], bytes };
+  const payload = new Uint8Array(bytes);
+  return { epoch: number, frames: [[payload]], bytes, buffers: [payload.buffer] };
 }
 
 describe('EpochQueue', () => {
@@ -26,6 +27,30 @@ describe('EpochQueue', () => {
     queue.acknowledge(2);
     expect(queue.oldestEpoch).toBe(3);
     expect(queue.unackedBytes).toBe(20);
+  });
+
+  it('gives the memory of applied epochs away, once, and of no others', () => {
+    const queue = new EpochQueue({ retainedBytesMax: 1000 });
+    const epochs = [1, 2, 3].map((number) => epoch(number));
+    for (const item of epochs) queue.append(item);
+    queue.acknowledge(3);
+    expect(queue.takeSpares()).toEqual([]);
+    queue.applied(2);
+    const spares = queue.takeSpares();
+    expect(spares).toHaveLength(2);
+    for (const [index, spare] of spares.entries()) expect(spare).toBe(epochs[index]?.buffers[0]);
+    expect(queue.takeSpares()).toEqual([]);
+    queue.applied(3);
+    queue.clear();
+    expect(queue.takeSpares()).toEqual([]);
+  });
+
+  it('gives away no memory of epochs dropped before they were applied', () => {
+    const queue = new EpochQueue({ retainedBytesMax: 25 });
+    for (const number of [1, 2, 3, 4]) queue.append(epoch(number));
+    queue.acknowledge(2);
+    queue.applied(2);
+    expect(queue.takeSpares()).toEqual([]);
   });
 
   it('refuses a gap', () => {
