@@ -81,6 +81,11 @@ const OUTAGE_STANDSTILLS = 5;
 /** What is left of something that has faded below this is nothing. */
 const FADED_MS = 0.1;
 
+interface Statistics {
+  readonly meanMs: number;
+  readonly deviationMs: number;
+}
+
 const NOT_SUSPICIOUS: Suspicion = {
   phi: 0,
   silentMs: 0,
@@ -132,6 +137,8 @@ export class FailureDetector {
   readonly #stretch: FadingMax;
   readonly #standstill: FadingMax;
   readonly #outageMs: number;
+  /** Of the window; null when it changed since it was last asked for. */
+  #known: Statistics | null = null;
 
   constructor(options: FailureDetectorOptions) {
     assert(options.intervalMs > 0, `heartbeat interval must be above zero: ${options.intervalMs}`);
@@ -221,6 +228,7 @@ export class FailureDetector {
 
   /** Forgets the peer but not the observer's own health: another peer is watched from now on. */
   forgetPeer(): void {
+    this.#known = null;
     this.#windowCount = 0;
     this.#windowNext = 0;
     this.#lastHeartbeatMs = null;
@@ -237,9 +245,15 @@ export class FailureDetector {
     this.#window[this.#windowNext] = intervalMs;
     this.#windowNext = (this.#windowNext + 1) % this.#window.length;
     this.#windowCount = Math.min(this.#windowCount + 1, this.#window.length);
+    this.#known = null;
   }
 
-  #statistics(): { meanMs: number; deviationMs: number } {
+  #statistics(): Statistics {
+    this.#known ??= this.#reckon();
+    return this.#known;
+  }
+
+  #reckon(): Statistics {
     // Until there is a past to judge by, the agreed interval stands in for it.
     if (this.#windowCount < 2) {
       return { meanMs: this.intervalMs, deviationMs: this.#deviationMsMin };

@@ -59,6 +59,7 @@ function run(heart: PrimaryHeart | BackupHeart): void {
   const { intervalMs } = data.tuning;
   const reviewsPerBeat = Math.ceil(intervalMs / REVIEW_MS_MAX);
   const reviewMs = intervalMs / reviewsPerBeat;
+  const overdueMs = OVERDUE_INTERVALS * intervalMs;
   let reviewCount = 0;
   const review = (atMs: number): void => {
     const linkHeardAtNs = words.linkHeardAtNs();
@@ -70,11 +71,12 @@ function run(heart: PrimaryHeart | BackupHeart): void {
     reviewCount += 1;
     if (heart instanceof PrimaryHeart && reviewCount % reviewsPerBeat === 0) heart.beat();
     heart.judge.ticked(expectedAtMs, actualAtMs);
+    if (heart.judge.isCalm(actualAtMs, overdueMs)) return;
     // After a standstill heartbeats wait in the sockets: they are read between the timers and
     // this, so the verdict never rests on what merely was not read yet.
     setImmediate(() => {
       review(actualAtMs);
-      if (heart.judge.silentMs(actualAtMs) <= OVERDUE_INTERVALS * intervalMs) return;
+      if (heart.judge.silentMs(actualAtMs) <= overdueMs) return;
       setTimeout(() => {
         const atMs = monotonicMs();
         setImmediate(() => {

@@ -36,6 +36,8 @@ export class PeerJudge {
   #lastLinkMs: number | null = null;
   /** What was heard on the link before then was of another peer. */
   #judgedFromMs: number;
+  /** As the silence was weighed last. */
+  #silenceStrength = 0;
   /** The peer said goodbye: what follows is as announced. */
   #departed = false;
 
@@ -53,6 +55,16 @@ export class PeerJudge {
   /** For how long no heartbeat came; 0 before the first. */
   silentMs(nowMs: number): number {
     return this.#lastHeartbeatMs === null ? 0 : nowMs - this.#lastHeartbeatMs;
+  }
+
+  /** Whether a review could change nothing: it lives, and was heard within that time. */
+  isCalm(nowMs: number, withinMs: number): boolean {
+    return (
+      this.#silenceStrength === 0 &&
+      this.#lastHeartbeatMs !== null &&
+      this.silentMs(nowMs) <= withinMs &&
+      this.verdict.state === 'alive'
+    );
   }
 
   /** A heartbeat, or an answer to one, has come. */
@@ -152,6 +164,7 @@ export class PeerJudge {
       // Put into words only when it is worth them: this is asked a hundred times a second.
       text: strength === 0 ? 'no silence to speak of' : this.#silenceText(nowMs, phi, discountedMs),
     };
+    this.#silenceStrength = strength;
     const verdict = this.#maker.weigh(signal);
     if (verdict === null) return;
     this.#options.onSignal(signal);
@@ -162,6 +175,7 @@ export class PeerJudge {
   forgetPeer(nowMs: number): void {
     this.#detector.forgetPeer();
     this.#maker.forgetPeer(nowMs);
+    this.#silenceStrength = 0;
     this.#lastHeartbeatMs = null;
     this.#lastLinkMs = null;
     this.#judgedFromMs = nowMs;

@@ -1,4 +1,5 @@
 /** Goal: what the heartbeat thread observes becomes the right verdict, in words. Time is given. */
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Signal, Verdict } from '../../src/core/verdict.ts';
 import { PeerJudge } from '../../src/signals/peer-judge.ts';
@@ -124,5 +125,39 @@ describe('PeerJudge', () => {
     judge.connectionClosed('link', 'reset', lastMs + 1);
     judge.connectionOpened('link', lastMs + 5);
     expect(states(verdicts)).toEqual(['alive', 'suspect', 'alive']);
+  });
+
+  it('comes to the same verdicts when reviews are left out while all is calm', () => {
+    const step = fc.record({
+      pauseMs: fc.oneof(
+        { weight: 8, arbitrary: fc.constant(10) },
+        { weight: 2, arbitrary: fc.integer({ min: 1, max: 150 }) },
+      ),
+      lateMs: fc.oneof(
+        { weight: 8, arbitrary: fc.constant(0) },
+        { weight: 1, arbitrary: fc.integer({ min: 1, max: 80 }) },
+      ),
+      happens: fc.constantFrom('heard', 'heard', 'heard', 'nothing', 'closed', 'made', 'goodbye'),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+        const [always, sparing] = [make(), make()];
+        let nowMs = 1000;
+        for (const { pauseMs, lateMs, happens } of steps) {
+          nowMs += pauseMs;
+          for (const { judge } of [always, sparing]) {
+            if (happens === 'heard') judge.heartbeatHeard(nowMs);
+            else if (happens === 'closed') judge.connectionClosed('heartbeat', 'reset', nowMs);
+            else if (happens === 'made') judge.connectionOpened('heartbeat', nowMs);
+            else if (happens === 'goodbye')
+              judge.goodbye({ reason: 'shutdown', text: 'maintenance' }, nowMs);
+            judge.ticked(nowMs - lateMs, nowMs);
+          }
+          always.judge.review(nowMs);
+          if (!sparing.judge.isCalm(nowMs, 12.5)) sparing.judge.review(nowMs);
+        }
+        expect(sparing.verdicts).toEqual(always.verdicts);
+      }),
+    );
   });
 });
