@@ -18,6 +18,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   romulus::InitPageStore(env, exports);
   romulus::InitSimOracle(env, exports);
   romulus::InitQmpPause(env, exports);
+  romulus::InitDiskIntake(env, exports);
   romulus::InitFrameTap(env, exports);
   romulus::InitThreadFiles(env, exports);
   romulus::InitBenchSupport(env, exports);

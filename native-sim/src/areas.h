@@ -14,6 +14,7 @@ void InitPageDelta(Napi::Env env, Napi::Object exports);
 void InitPageStore(Napi::Env env, Napi::Object exports);
 void InitSimOracle(Napi::Env env, Napi::Object exports);
 void InitQmpPause(Napi::Env env, Napi::Object exports);
+void InitDiskIntake(Napi::Env env, Napi::Object exports);
 void InitFrameTap(Napi::Env env, Napi::Object exports);
 void InitThreadFiles(Napi::Env env, Napi::Object exports);
 void InitBenchSupport(Napi::Env env, Napi::Object exports);

@@ -18,10 +18,10 @@
 #include <thread>
 #include <vector>
 
+#include "lock.h"
 #include "mapped_memory.h"
 #include "mprotect_tracker.h"
 #include "sim_line.h"
-#include "sim_lock.h"
 #include "sim_program.h"
 #include "sim_ring.h"
 

@@ -42,9 +42,13 @@ export class BlockEpochs {
       written[block] = Math.max(written[block] ?? 0, epoch);
   }
 
-  /** These bytes are written, and no epoch contains that yet. */
-  noteLater(stretch: DiskStretch): void {
-    this.note(stretch, LATER_THAN_ALL);
+  /** These blocks of a disk are written, one bit for each, lowest first; no epoch contains that yet. */
+  noteLater(disk: number, blocks: Uint8Array): void {
+    const written = this.#written[disk];
+    assert(written !== undefined, `no disk ${disk}`);
+    for (const [index, bits] of blocks.entries())
+      for (let bit = 0; bits >> bit > 0; bit += 1)
+        if (((bits >> bit) & 1) === 1) written[8 * index + bit] = LATER_THAN_ALL;
   }
 
   /** What belonged to no epoch will be in the image that this epoch completes. */

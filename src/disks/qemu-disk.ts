@@ -4,6 +4,7 @@
  *
  *     copying ──► following ◄──► resting
  *
+ * A native thread receives them (src/native/disk-intake.ts); here is decided what becomes of them.
  * *Copying*: what arrives is the first copy (QEMU's background copy and the guest's writes, in one
  * order). *Following*, from the moment at which every mirror said READY: it is the guest's writes,
  * which belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
@@ -14,14 +15,21 @@
  * who stops the machine reads the count, `writesReceived(counter)`, then and there.
  *
  * The first copy never holds the guest's writes back: when it comes faster than it is sent on, the
- * background copy is paused. The thread that runs this must not be the one that blocks in a pause.
- * A disk that can no longer be followed is reported once by `onLost`; the machine runs on.
+ * background copy is paused. The thread that runs this must not be the one that blocks in a pause: it
+ * gives that order, and takes what was received before too much of it waits. A disk that can no longer be followed
+ * is reported once by `onLost`; the machine runs on.
  */
 import { rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
-import { BaseBuffers } from './base-buffers.ts';
-import { BlockEpochs, type DiskStretch } from './block-epochs.ts';
+import { closeDuplicate } from '../native/descriptors.ts';
+import {
+  DiskIntake,
+  type IntakeBeats,
+  type OpenedConnection,
+  type WrittenPiece,
+} from '../native/disk-intake.ts';
+import { BLOCK_BYTES, BlockEpochs, type DiskStretch } from './block-epochs.ts';
 import { DiskImage, READ_BYTES_MAX } from './disk-image.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
@@ -34,7 +42,6 @@ import {
   removeMirrors,
   startMirror,
 } from './qemu-mirror.ts';
-import { WriteLog } from './write-log.ts';
 
 /** Above this much unsent first copy the background copy is paused, below the second it goes on. */
 export const BASE_HIGH_BYTES: number = 64 * 1024 * 1024;
@@ -70,6 +77,8 @@ export interface QemuDiskOptions {
   readonly onBase?: () => void;
   /** QEMU's connection for a disk is open, or (null) it is closed. */
   readonly onConnection?: (disk: number, descriptor: number | null) => void;
+  /** Where the thread that QEMU waits for tells that it lives. */
+  readonly beats?: IntakeBeats;
   readonly waitingBytesMax?: number;
   readonly baseHighBytes?: number;
   readonly baseLowBytes?: number;
@@ -87,9 +96,8 @@ export class QemuDisks {
   readonly disks: readonly FoundDisk[];
   readonly diskBytes: number;
   readonly #options: QemuDiskOptions;
-  readonly #log: WriteLog;
+  readonly #intake: DiskIntake;
   readonly #epochs: BlockEpochs;
-  readonly #buffers = new BaseBuffers();
   readonly #ready = new Set<string>();
   #server: NbdServer | null = null;
   #unlisten: () => void = () => undefined;
@@ -112,12 +120,23 @@ export class QemuDisks {
     this.#options = options;
     this.disks = disks;
     this.diskBytes = disks.reduce((sum, { diskBytes }) => sum + diskBytes, 0);
-    const { counter, waitingBytesMax } = options;
-    this.#log = new WriteLog({
+    const { counter, waitingBytesMax, beats } = options;
+    const disksBytes = disks.map(({ diskBytes }) => diskBytes);
+    this.#epochs = new BlockEpochs(disksBytes);
+    this.#intake = new DiskIntake({
+      disksBytes,
+      blockBytes: BLOCK_BYTES,
+      roomBytes: HEADER_ROOM_BYTES,
       ...(counter !== undefined && { counter }),
       ...(waitingBytesMax !== undefined && { waitingBytesMax }),
+      ...(beats !== undefined && { beats }),
+      onWaiting: () => {
+        this.#onWaiting();
+      },
+      onGone: (disk, error) => {
+        this.#onGone(disk, error);
+      },
     });
-    this.#epochs = new BlockEpochs(disks.map(({ diskBytes }) => diskBytes));
   }
 
   /** Why the disks are not followed any more; null while they are. */
@@ -132,7 +151,7 @@ export class QemuDisks {
 
   /** Starts everything; on failure nothing is left. Called once, by `attachQemuDisks`. */
   async start(): Promise<void> {
-    const { monitor, socketPath, bytesPerSecondMax, owner, onConnection } = this.#options;
+    const { monitor, socketPath, bytesPerSecondMax, owner } = this.#options;
     this.#unlisten = monitor.onEvent(({ event, data }) => {
       this.#onEvent(event, data);
     });
@@ -146,21 +165,8 @@ export class QemuDisks {
         path: socketPath,
         ...(owner !== undefined && { owner }),
         exports: this.disks.map(({ diskBytes }, disk) => ({ name: `disk${disk}`, diskBytes })),
-        allocate: (byteCount) => this.#buffers.allocate(byteCount),
-        sink: {
-          write: (disk, offset, data) => {
-            this.#receive(disk, offset, data.byteLength, data);
-          },
-          zeros: (disk, offset, byteCount) => {
-            this.#receive(disk, offset, byteCount, null);
-          },
-        },
-        onOpened: (disk, descriptor) => {
-          onConnection?.(disk, descriptor);
-        },
-        onGone: (disk, error) => {
-          onConnection?.(disk, null);
-          this.#lose(error);
+        onOpened: (disk, connection) => {
+          this.#onOpened(disk, connection);
         },
       });
       for (const [disk, { device }] of this.disks.entries())
@@ -207,10 +213,12 @@ export class QemuDisks {
       for (const image of images) image.close();
       throw error;
     }
+    // All that was received before this is in the disks' files; what comes after it waits here.
+    for (const [disk, blocks] of this.#intake.resume().entries())
+      this.#epochs.noteLater(disk, blocks);
     this.#epochs.settle(epoch);
     const stretches = this.#epochs.changedSince(since, READ_BYTES_MAX);
     this.#resumed = { stretches, images, epoch };
-    this.#log.drop();
     this.#isResting = false;
     return this.#epochs.bytesSince(since);
   }
@@ -219,7 +227,7 @@ export class QemuDisks {
   rest(): void {
     this.#endResumed();
     this.#isResting = true;
-    for (const write of this.#log.drop()) this.#epochs.noteLater(write);
+    this.#intake.rest();
   }
 
   /**
@@ -240,12 +248,13 @@ export class QemuDisks {
     }
     if (this.isReady) return { chunks: [], next: 'complete' };
     this.#isBaseAwaited = true;
+    this.#listen();
     return { chunks: [], next: 'waiting' };
   }
 
   /** Buffers of pieces that nobody needs any more: the next are received into them. */
   giveBack(buffers: readonly ArrayBuffer[]): void {
-    this.#buffers.giveBack(buffers);
+    this.#intake.giveBack(buffers);
   }
 
   /**
@@ -256,10 +265,9 @@ export class QemuDisks {
     if (this.#lost !== null) throw this.#lost;
     if (this.#isResting) throw restingError(epoch);
     this.#endResumed();
-    this.#log.mark(epoch, through);
-    const writes = this.#log.take(epoch);
-    for (const write of writes) this.#epochs.note(stretchOf(write), epoch);
-    return writes;
+    const writes = this.#intake.takeThrough(through);
+    for (const write of writes) this.#epochs.note(write, epoch);
+    return writes.map(writeOf);
   }
 
   /**
@@ -278,13 +286,12 @@ export class QemuDisks {
     });
     try {
       // A mirror whose connection is broken ends at once; one that works needs our replies to end.
-      if (wasLost !== null) this.#server?.close();
+      if (wasLost !== null) this.#closeServer();
       await removeMirrors(this.#options.monitor);
     } finally {
       this.#unlisten();
-      this.#server?.close();
+      this.#closeServer();
       this.#endResumed();
-      this.#log.drop();
     }
   }
 
@@ -293,47 +300,63 @@ export class QemuDisks {
     this.#resumed = null;
   }
 
-  /** A handful of what was received and waits. */
-  #waiting(): DiskChunk[] {
-    const chunks: DiskChunk[] = [];
-    let bytes = 0;
-    while (bytes < HANDFUL_BYTES) {
-      const pieces = this.#log.nextPieces();
-      if (pieces.length === 0) break;
-      for (const piece of pieces) {
-        chunks.push(piece);
-        bytes += piece.data?.byteLength ?? 0;
-        if (this.#resumed !== null) this.#epochs.note(stretchOf(piece), this.#resumed.epoch);
-      }
-    }
-    this.#steerCopy();
-    return chunks;
+  #closeServer(): void {
+    this.#intake.close();
+    this.#server?.close();
+    for (const disk of this.disks.keys()) this.#options.onConnection?.(disk, null);
   }
 
-  #receive(disk: number, offset: number, byteCount: number, data: Buffer | null): void {
-    if (this.#isResting) {
-      this.#log.count();
-      this.#epochs.noteLater({ disk, offset, byteCount });
+  /** A handful of what was received and waits. */
+  #waiting(): DiskChunk[] {
+    const pieces = this.#intake.takeSome(HANDFUL_BYTES);
+    if (this.#resumed !== null)
+      for (const piece of pieces) this.#epochs.note(piece, this.#resumed.epoch);
+    this.#steerCopy();
+    return pieces;
+  }
+
+  #onOpened(disk: number, connection: OpenedConnection): void {
+    try {
+      this.#options.onConnection?.(disk, connection.descriptor);
+    } catch (error) {
+      closeDuplicate(connection.descriptor);
+      this.#lose(toRomulusError(error));
       return;
     }
-    try {
-      this.#log.push({ disk, offset, byteCount, data, roomBytes: HEADER_ROOM_BYTES });
-    } catch (error) {
-      this.#lose(toRomulusError(error));
-      throw error;
-    }
+    this.#intake.adopt(disk, connection);
+  }
+
+  #onGone(disk: number, error: RomulusError): void {
+    this.#options.onConnection?.(disk, null);
+    this.#server?.release(disk);
+    this.#lose(error);
+  }
+
+  #onWaiting(): void {
     this.#steerCopy();
-    this.#wake();
+    if (this.#intake.waitingBytes > 0) this.#wake();
+    this.#listen();
+  }
+
+  /** Asks to hear when there is something to be done. */
+  #listen(): void {
+    if (this.#lost !== null) return;
+    if (this.#isBaseAwaited) this.#intake.wakeAbove(0);
+    else if (!this.isReady && !this.#isSteering && this.#pausedDisks.length === 0)
+      this.#intake.wakeAbove(this.#options.baseHighBytes ?? BASE_HIGH_BYTES);
   }
 
   #steerCopy(): void {
     if (this.#isSteering || this.#lost !== null) return;
-    const { waitingBytes } = this.#log;
+    const { waitingBytes } = this.#intake;
     const high = this.#options.baseHighBytes ?? BASE_HIGH_BYTES;
     const low = this.#options.baseLowBytes ?? BASE_LOW_BYTES;
     const isPaused = this.#pausedDisks.length > 0;
     const isWanted = !this.isReady && waitingBytes > (isPaused ? low : high);
-    if (isWanted === isPaused) return;
+    if (isWanted === isPaused) {
+      this.#listen();
+      return;
+    }
     this.#isSteering = true;
     this.#pauseCopies(isWanted).catch((error: unknown) => {
       this.#lose(toRomulusError(error));
@@ -374,9 +397,8 @@ export class QemuDisks {
   #lose(error: RomulusError): void {
     if (this.#lost !== null) return;
     this.#lost = error;
-    this.#log.drop();
     // Before anything else: whatever waits for a reply of ours must not wait any longer.
-    this.#server?.close();
+    this.#closeServer();
     this.#wake();
     this.#options.onLost(error);
   }
@@ -394,9 +416,8 @@ function restingError(epoch: number): RomulusError {
   });
 }
 
-function stretchOf(write: DiskWrite | DiskZeros | DiskChunk): DiskStretch {
-  const byteCount = 'byteCount' in write ? write.byteCount : write.data.byteLength;
-  return { disk: write.disk ?? 0, offset: write.offset, byteCount };
+function writeOf({ disk, offset, byteCount, data }: WrittenPiece): DiskWrite | DiskZeros {
+  return data === null ? { disk, offset, byteCount, data } : { disk, offset, data };
 }
 
 /**

@@ -16,7 +16,7 @@ import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
 import type { Guest, RamBlock } from '../guests/guest.ts';
 import { attachGuest } from '../guests/index.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
-import { writesReceived } from '../disks/write-log.ts';
+import { writesReceived } from '../native/disk-intake.ts';
 import { Capture } from '../native/capture.ts';
 import { drainFrames, type TapEnds } from '../native/frame-tap.ts';
 import { Memory } from '../native/memory.ts';

@@ -1,13 +1,13 @@
 /**
- * The disk thread of a primary: serves the mirrors of a QEMU machine's disks and gathers their
- * writes. QEMU's `stop` and every write of the guest wait for its replies, so it does nothing else:
- * it neither sits in the pause nor suffers what the main thread is busy with.
+ * The disk thread of a primary: starts and steers the mirrors of a QEMU machine's disks, and hands out
+ * the writes that a native thread beside it receives. It neither sits in the pause, because what QEMU
+ * asks of it must go on there, nor suffers what the main thread is busy with.
  */
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskWrite, DiskZeros } from '../disks/disk.ts';
-import { ServerPulse, type WatchedServer } from '../disks/nbd/watchdog.ts';
+import { WatchedConnections, type WatchedServer } from '../disks/nbd/watchdog.ts';
 import {
   attachQemuDisks,
   type BasePieces,
@@ -15,12 +15,16 @@ import {
   type QemuDisks,
 } from '../disks/qemu-disk.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
+import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
 import { GuardedDisks } from './guarded-disks.ts';
 import { RelayedMonitor } from './monitor-relay.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
-type Settings = Omit<QemuDiskOptions, 'monitor' | 'epoch' | 'onLost' | 'onBase' | 'onConnection'>;
+type Settings = Omit<
+  QemuDiskOptions,
+  'monitor' | 'epoch' | 'onLost' | 'onBase' | 'onConnection' | 'beats'
+>;
 
 export interface DiskBegin {
   readonly monitor: MessagePort;
@@ -50,7 +54,8 @@ export type DiskEvent =
 interface Begun {
   readonly monitor: RelayedMonitor;
   readonly guarded: GuardedDisks | null;
-  readonly pulse: ServerPulse;
+  readonly connections: WatchedConnections;
+  readonly beats: IntakeBeats;
   readonly settings: Settings;
 }
 
@@ -70,10 +75,12 @@ function attached(view: number): QemuDisks {
 async function begin(request: DiskBegin): Promise<void> {
   assert(begun === null, 'begun twice');
   const monitor = new RelayedMonitor(request.monitor);
+  const guarded = request.guardian === null ? null : new GuardedDisks(request.guardian);
   begun = {
     monitor,
-    guarded: request.guardian === null ? null : new GuardedDisks(request.guardian),
-    pulse: new ServerPulse(request.server),
+    guarded,
+    connections: new WatchedConnections(request.server),
+    beats: { shared: request.server.beat, ...(guarded !== null && { page: guarded.page }) },
     settings: request.settings,
   };
   await removeMirrors(monitor);
@@ -91,11 +98,12 @@ async function open({
   if (disks !== null && since !== null && disks.canResume(since))
     return { totalBytes: disks.resume({ since, epoch }) };
   await detach();
-  const { monitor, guarded, pulse, settings } = begun;
+  const { monitor, guarded, connections, beats, settings } = begun;
   const mine = await attachQemuDisks({
     ...settings,
     monitor,
     epoch,
+    beats,
     onLost: (error) => {
       emit({ kind: 'lost', error: error.toJSON() });
     },
@@ -103,7 +111,7 @@ async function open({
       emit({ kind: 'base' });
     },
     onConnection: (disk, descriptor) => {
-      pulse.connection(disk, descriptor);
+      connections.set(disk, descriptor);
       guarded?.connection(disk, descriptor);
     },
   });

@@ -1,19 +1,23 @@
 /**
- * The disk thread's word to the guardian: that it lives, and which connections QEMU waits on. Unlike
- * the watchdog of this process, the guardian is there when the whole process is frozen.
+ * The disk thread's word to the guardian: which connections QEMU waits on, and where the native thread
+ * that serves them tells that it lives. Unlike the watchdog of this process, the guardian is there when
+ * the whole process is frozen.
  */
-import { BEAT_MS, type GuardianAddress, GuardianLink } from '../native/guardian-link.ts';
+import type { IntakeBeats } from '../native/disk-intake.ts';
+import { BEAT_WORDS, type GuardianAddress, GuardianLink } from '../native/guardian-link.ts';
 
 /** One thread's disks; ends with the thread. */
 export class GuardedDisks {
   readonly #link: GuardianLink;
   readonly #release = new Map<number, () => void>();
 
-  /** Beats from now on. */
   constructor(guardian: GuardianAddress) {
     this.#link = new GuardianLink(guardian);
-    this.#link.beat('disk');
-    setInterval(() => this.#link.beat('disk'), BEAT_MS).unref();
+  }
+
+  /** Where to beat. */
+  get page(): NonNullable<IntakeBeats['page']> {
+    return { memory: this.#link.page, word: BEAT_WORDS.disk };
   }
 
   /**

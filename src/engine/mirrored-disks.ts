@@ -13,7 +13,7 @@ import { fromErrorJson, RomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.ts';
 import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
 import type { WantedDisk } from '../disks/qemu-disk.ts';
-import { bytesWaiting, makeCounter } from '../disks/write-log.ts';
+import { bytesWaiting, makeCounter } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import type { DiskBegin, DiskEvent, DiskMethods, DiskTarget } from './disk-worker.ts';

@@ -4,7 +4,7 @@
  * heard should the whole engine die. All of it is in a page of memory shared with the guardian, or said
  * in one piece on the socket to it, so it takes no thread but the caller's.
  *
- * Who beats: a thread that serves a socket on which QEMU waits, every `BEAT_MS`. One that is silent
+ * Who beats: a native thread that serves a socket on which QEMU waits, every `BEAT_MS`. One that is silent
  * longer than `STALL_MS_MAX` has its sockets shut down, and QEMU goes on without it.
  */
 import { writeSync } from 'node:fs';
@@ -39,7 +39,6 @@ export class GuardianLink {
   /** The shared page, for native threads that beat by themselves. */
   readonly page: Memory;
   readonly #socket: number;
-  readonly #word = Buffer.alloc(8);
   #nextId = 1;
   #isClosed = false;
 
@@ -47,13 +46,6 @@ export class GuardianLink {
   constructor(address: GuardianAddress) {
     this.page = Memory.map({ fd: address.page, bytes: GUARDIAN_PAGE_BYTES, writable: true });
     this.#socket = address.socket;
-  }
-
-  /** Says that the thread with this word lives. */
-  beat(word: BeatWord): void {
-    if (this.#isClosed) return;
-    this.#word.writeBigInt64LE(process.hrtime.bigint() / 1_000_000n);
-    this.page.write(8 * BEAT_WORDS[word], this.#word);
   }
 
   /**

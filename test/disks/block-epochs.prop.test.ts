@@ -1,7 +1,7 @@
 /** Goal: what was written after an epoch is told, and what was not written since is not. */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { BLOCK_BYTES, BlockEpochs } from '../../src/disks/block-epochs.ts';
+import { BLOCK_BYTES, BlockEpochs, type DiskStretch } from '../../src/disks/block-epochs.ts';
 
 const DISKS = [5 * BLOCK_BYTES + 512, 3 * BLOCK_BYTES];
 
@@ -16,6 +16,18 @@ const stretch = fc
     const offset = Math.floor(from * (diskBytes - 1));
     return { disk, offset, byteCount: Math.min(byteCount, diskBytes - offset) };
   });
+
+function blocksOf({ offset, byteCount }: DiskStretch): number[] {
+  const first = Math.floor(offset / BLOCK_BYTES);
+  const last = Math.floor((offset + byteCount - 1) / BLOCK_BYTES);
+  return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+}
+
+function bitsOf(blocks: readonly number[]): Uint8Array {
+  const bits = new Uint8Array(1);
+  for (const block of blocks) bits[0] = (bits[0] ?? 0) | (1 << block);
+  return bits;
+}
 
 describe('BlockEpochs', () => {
   it('agrees with a list of all writes', () => {
@@ -32,12 +44,11 @@ describe('BlockEpochs', () => {
           const epochs = new BlockEpochs(DISKS);
           const wanted = new Set<string>();
           for (const { stretch: at, epoch, later } of writes) {
-            if (later) epochs.noteLater(at);
+            const blocks = blocksOf(at);
+            if (later) epochs.noteLater(at.disk, bitsOf(blocks));
             else epochs.note(at, epoch);
             if (!later && epoch <= since) continue;
-            const last = Math.floor((at.offset + at.byteCount - 1) / BLOCK_BYTES);
-            for (let block = Math.floor(at.offset / BLOCK_BYTES); block <= last; block += 1)
-              wanted.add(`${at.disk}/${block}`);
+            for (const block of blocks) wanted.add(`${at.disk}/${block}`);
           }
           const told = new Set<string>();
           let bytes = 0;
@@ -58,7 +69,7 @@ describe('BlockEpochs', () => {
 
   it('counts what belongs to no epoch as later than all, until an image has it', () => {
     const epochs = new BlockEpochs(DISKS);
-    epochs.noteLater({ disk: 1, offset: 0, byteCount: 1 });
+    epochs.noteLater(1, bitsOf([0]));
     expect(epochs.bytesSince(1e9)).toBe(BLOCK_BYTES);
     epochs.settle(7);
     expect(epochs.bytesSince(6)).toBe(BLOCK_BYTES);

@@ -10,7 +10,7 @@ async function report(error) {
   // These wait for the guest's writes, and so would hang had QEMU not been freed.
   await monitor.command('stop');
   await monitor.command('cont');
-  parentPort.postMessage({ code: error.code, at: Number(process.hrtime.bigint()) });
+  parentPort.postMessage({ code: error.code });
   monitor.close();
   watchdog.stop();
 }

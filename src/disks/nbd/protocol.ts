@@ -1,25 +1,21 @@
 /**
- * The words of the NBD protocol that we use (doc/proto.md of the NetworkBlockDevice project):
- * fixed newstyle handshake, NBD_OPT_GO, simple replies. All numbers are big-endian.
+ * The words of the NBD protocol's negotiation that we use (doc/proto.md of the NetworkBlockDevice
+ * project): fixed newstyle handshake, NBD_OPT_GO. All numbers are big-endian.
  *
  *   greeting, 18 bytes:  u64 'NBDMAGIC', u64 'IHAVEOPT', u16 handshake flags
  *   option, 16 bytes:    u64 'IHAVEOPT', u32 option, u32 dataBytes, then the data
  *   its reply, 20 bytes: u64 magic, u32 option, u32 reply, u32 dataBytes, then the data
- *   request, 28 bytes:   u32 magic, u16 flags, u16 type, u64 cookie, u64 offset, u32 length
- *   its reply, 16 bytes: u32 magic, u32 error, u64 cookie
+ *
+ * What follows once an export is open is native code's: native-sim/src/nbd_requests.h.
  */
 
 const INIT_MAGIC = 0x4e42444d41474943n;
 /** Begins every option, and ends the greeting's constant part. */
 export const OPTION_MAGIC = 0x49484156454f5054n;
 const OPTION_REPLY_MAGIC = 0x0003e889045565a9n;
-/** Begins every request. */
-export const REQUEST_MAGIC = 0x25609513;
-const SIMPLE_REPLY_MAGIC = 0x67446698;
 
 export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
-export const REQUEST_HEADER_BYTES = 28;
 
 /** Flags of the handshake, the same in both directions. */
 export const HANDSHAKE_FIXED_NEWSTYLE = 1;
@@ -48,15 +44,8 @@ const TRANSMISSION_WRITE_ZEROES = 64;
 export const TRANSMISSION_FLAGS: number =
   TRANSMISSION_HAS_FLAGS | TRANSMISSION_FUA | TRANSMISSION_TRIM | TRANSMISSION_WRITE_ZEROES;
 
-export const COMMAND = { read: 0, write: 1, disconnect: 2, flush: 3, trim: 4, zeros: 6 } as const;
-export const COMMAND_FLAG_FUA = 1;
-export const COMMAND_FLAG_NO_HOLE = 2;
-
-/** Errors of simple replies. */
-export const NBD_ERROR = { none: 0, notPermitted: 1, invalid: 22 } as const;
-
-/** Longest request that the protocol lets a client send without asking. */
-export const REQUEST_BYTES_MAX: number = 32 * 1024 * 1024;
+/** Longest write that the protocol lets a client send without asking: nbd_requests.h holds it to it. */
+const WRITE_BYTES_MAX: number = 32 * 1024 * 1024;
 /** Longest name of an export that is read. */
 export const EXPORT_NAME_BYTES_MAX = 256;
 /** Longest option that is read: a name and all the information requests anybody sends. */
@@ -93,7 +82,7 @@ export function goReplies(diskBytes: number): Buffer {
   blocks.writeUInt16BE(INFO_BLOCK_SIZE, 0);
   blocks.writeUInt32BE(1, 2);
   blocks.writeUInt32BE(4096, 6);
-  blocks.writeUInt32BE(REQUEST_BYTES_MAX, 10);
+  blocks.writeUInt32BE(WRITE_BYTES_MAX, 10);
   return Buffer.concat([
     optionReply(OPTION.go, OPTION_REPLY.info, size),
     optionReply(OPTION.go, OPTION_REPLY.info, blocks),
@@ -109,34 +98,4 @@ export function readGoName(data: Buffer): string | null {
   const requests = data.readUInt16BE(4 + nameBytes);
   if (data.byteLength !== 6 + nameBytes + 2 * requests) return null;
   return data.toString('utf8', 4, 4 + nameBytes);
-}
-
-/** What a client wants done. */
-export interface NbdRequest {
-  readonly flags: number;
-  readonly type: number;
-  readonly cookie: bigint;
-  readonly offset: bigint;
-  readonly length: number;
-}
-
-/** The request in its 28 bytes; null when it does not begin as one. */
-export function readRequest(bytes: Buffer): NbdRequest | null {
-  if (bytes.readUInt32BE(0) !== REQUEST_MAGIC) return null;
-  return {
-    flags: bytes.readUInt16BE(4),
-    type: bytes.readUInt16BE(6),
-    cookie: bytes.readBigUInt64BE(8),
-    offset: bytes.readBigUInt64BE(16),
-    length: bytes.readUInt32BE(24),
-  };
-}
-
-/** The answer to a request that returns no data. */
-export function simpleReply(cookie: bigint, error: number): Buffer {
-  const bytes = Buffer.allocUnsafe(16);
-  bytes.writeUInt32BE(SIMPLE_REPLY_MAGIC, 0);
-  bytes.writeUInt32BE(error, 4);
-  bytes.writeBigUInt64BE(cookie, 8);
-  return bytes;
 }

@@ -1,38 +1,28 @@
 /**
  * NBD server on a unix socket: what QEMU mirrors a machine's disks to.
  *
- * A write counts as received, and reaches the sink, before its reply is sent; replies never wait for
- * anything else, because the guest's write and `stop` wait for them. An export serves one client at
- * a time, so that the order of its writes is the order of its connection; several exports share the
- * sink, which sees one order of all.
+ * It listens, accepts and negotiates, which is rare and hostile. Once a client has opened an export,
+ * its connection is handed over as a bare descriptor, together with the words that grant it: Node has
+ * let go of the socket by then, and nothing of what the client sends can end up in between. Who takes
+ * it over serves the requests (src/native/disk-intake.ts), and says here when the disk is free again:
+ * an export serves one client at a time, so that the order of its writes is the order of its
+ * connection.
  *
- * It keeps no data and knows nothing of mirrors. No package fits: `network-block-device` hands whole
- * blocks of one size to an asynchronous store and has one export, `nbd-server` was last released
- * eleven years ago as 0.0.1.
+ * No package fits: `network-block-device` hands whole blocks of one size to an asynchronous store and
+ * has one export, `nbd-server` was last released eleven years ago as 0.0.1.
  */
 import { chmodSync, chownSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { RomulusError, toRomulusError } from '../../base/errors.ts';
-import { descriptorOf } from '../../native/descriptors.ts';
-import { releaseBuffer } from '../../native/page-store.ts';
+import { RomulusError } from '../../base/errors.ts';
+import { descriptorOf, duplicate } from '../../native/descriptors.ts';
+import type { OpenedConnection } from '../../native/disk-intake.ts';
 import { greeting } from './protocol.ts';
 import { type NbdAction, NbdSession, type OpenVerdict } from './session.ts';
 
-/** Connections at a time, those that have not opened anything included. */
+/** Connections at a time that have not opened anything. */
 export const CONNECTIONS_MAX = 64;
 /** How long a client may take to open an export, milliseconds. */
 export const HANDSHAKE_TIMEOUT_MS = 5000;
-/** Bytes of replies a client may leave unread. */
-export const REPLIES_BYTES_MAX: number = 1024 * 1024;
-
-/** Where writes go. Called on the server's thread, in order of receipt, before the reply. */
-export interface NbdSink {
-  /** The data is the sink's to keep. Throwing ends the connection. */
-  write(disk: number, offset: number, data: Buffer): void;
-  /** A stretch that reads as zeros from now on (TRIM, too). Throwing ends the connection. */
-  zeros(disk: number, offset: number, byteCount: number): void;
-}
-
 /** A disk that can be opened. */
 export interface NbdExport {
   readonly name: string;
@@ -42,17 +32,12 @@ export interface NbdExport {
 export interface NbdServerOptions {
   /** Path of the socket; its directory should be closed to others. */
   readonly path: string;
-  /** Their indexes are the disk numbers that the sink sees. */
+  /** Their indexes are the numbers of the disks. */
   readonly exports: readonly NbdExport[];
-  readonly sink: NbdSink;
   /** Who may connect, besides root: this user by default. */
   readonly owner?: { readonly uid: number; readonly gid: number };
-  /** Memory of that size for a write's data: the system's by default. */
-  readonly allocate?: (byteCount: number) => Buffer;
-  /** A client opened this disk, over the socket with this descriptor. */
-  readonly onOpened?: (disk: number, descriptor: number) => void;
-  /** A client that had opened this disk is gone, with why. */
-  readonly onGone?: (disk: number, error: RomulusError) => void;
+  /** A client opened this disk. The descriptor is the callee's; `release` is to be called after it. */
+  readonly onOpened: (disk: number, connection: OpenedConnection) => void;
   readonly handshakeTimeoutMs?: number;
 }
 
@@ -62,14 +47,12 @@ export class NbdServer {
   readonly #options: NbdServerOptions;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  /** Which connection has which export. */
-  readonly #holders: (Socket | null)[];
+  readonly #openDisks = new Set<number>();
   #refused = 0;
 
   private constructor(options: NbdServerOptions) {
     this.path = options.path;
     this.#options = options;
-    this.#holders = options.exports.map(() => null);
     this.#server = createServer((socket) => {
       this.#accept(socket);
     });
@@ -119,10 +102,15 @@ export class NbdServer {
 
   /** Whether somebody has this disk open. */
   isOpen(disk: number): boolean {
-    return (this.#holders[disk] ?? null) !== null;
+    return this.#openDisks.has(disk);
   }
 
-  /** Ends all connections and removes the socket. Idempotent. */
+  /** The client that had this disk is gone: another may open it. */
+  release(disk: number): void {
+    this.#openDisks.delete(disk);
+  }
+
+  /** Ends all connections that are still its own and removes the socket. Idempotent. */
   close(): void {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
@@ -131,96 +119,75 @@ export class NbdServer {
 
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
-    const session = new NbdSession((name) => this.#open(name, socket), this.#options.allocate);
     let disk = -1;
-    let why: RomulusError | null = null;
-    let replies: Buffer[] = [];
-    let ending = false;
-    const timer = setTimeout(() => {
-      if (session.isTransmitting) return;
+    const session = new NbdSession((name) => {
+      disk = this.#options.exports.findIndex((candidate) => candidate.name === name);
+      return this.#verdict(disk);
+    });
+    const words: Buffer[] = [];
+    let isEnding = false;
+    const refuse = (): void => {
       this.#refused += 1;
       socket.destroy();
-    }, this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS);
+    };
+    const timer = setTimeout(refuse, this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS);
     const act = (action: NbdAction): void => {
       switch (action.kind) {
         case 'send':
-          replies.push(action.bytes);
+          words.push(action.bytes);
           break;
         case 'opened':
-          clearTimeout(timer);
-          disk = this.#holders.indexOf(socket);
-          this.#options.onOpened?.(disk, descriptorOf(socket));
-          break;
-        case 'write':
-          this.#options.sink.write(disk, action.offset, action.data);
-          break;
-        case 'zeros':
-          this.#options.sink.zeros(disk, action.offset, action.byteCount);
+          this.#handOver(disk, socket, {
+            words: Buffer.concat(words.splice(0)),
+            early: action.early,
+          });
           break;
         case 'end':
-          ending = true;
+          isEnding = true;
           break;
       }
-    };
-    const send = (): void => {
-      if (replies.length > 0) socket.write(Buffer.concat(replies));
-      replies = [];
-      if (ending) socket.end();
     };
     socket.on('data', (chunk: Buffer) => {
       try {
         session.push(chunk, act);
-        send();
-        release(chunk);
-        if (socket.writableLength > REPLIES_BYTES_MAX) throw unreadError();
-      } catch (cause) {
-        // What was taken before the nonsense is with the sink; its client will not be told.
-        why = toRomulusError(cause);
-        this.#refused += 1;
-        socket.destroy();
+        if (words.length > 0) socket.write(Buffer.concat(words.splice(0)));
+        if (isEnding) socket.end();
+      } catch {
+        // It broke the protocol, or did not read; nobody knows it yet, and it sees for itself.
+        refuse();
       }
     });
-    socket.on('error', (cause) => {
-      why ??= goneError(cause.message, cause);
-    });
+    socket.on('error', () => socket.destroy());
     socket.on('close', () => {
       clearTimeout(timer);
       this.#sockets.delete(socket);
-      if (disk < 0) return;
-      this.#holders[disk] = null;
-      this.#options.onGone?.(disk, why ?? goneError('it closed the connection'));
     });
     socket.write(greeting());
   }
 
-  #open(name: string, socket: Socket): OpenVerdict {
-    const disk = this.#options.exports.findIndex((candidate) => candidate.name === name);
+  /**
+   * From here on the connection is another's. Closing ours stops libuv's reading at once, before the
+   * client knows that it may send requests; the duplicate keeps the connection open.
+   */
+  #handOver(disk: number, socket: Socket, rest: Omit<OpenedConnection, 'descriptor'>): void {
+    if (socket.writableLength > 0) throw unreadError();
+    const descriptor = duplicate(descriptorOf(socket));
+    socket.destroy();
+    this.#openDisks.add(disk);
+    this.#options.onOpened(disk, { descriptor, ...rest });
+  }
+
+  #verdict(disk: number): OpenVerdict {
     const wanted = this.#options.exports[disk];
     if (wanted === undefined) return 'unknown';
-    if (this.isOpen(disk)) {
-      this.#refused += 1;
-      return 'taken';
-    }
-    this.#holders[disk] = socket;
-    return { diskBytes: wanted.diskBytes };
+    if (!this.isOpen(disk)) return { diskBytes: wanted.diskBytes };
+    this.#refused += 1;
+    return 'taken';
   }
-}
-
-/** All of it was copied, and nobody else has it. */
-function release({ buffer, byteLength }: Buffer): void {
-  if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength) releaseBuffer(buffer);
-}
-
-function goneError(reason: string, cause?: unknown): RomulusError {
-  return new RomulusError('ERR_DISK_LOST', `QEMU's connection for the disk is gone: ${reason}`, {
-    remedy: 'Check whether QEMU still runs; the backup needs a new first copy of the disk.',
-    ...(cause === undefined ? {} : { cause }),
-  });
 }
 
 function unreadError(): RomulusError {
   return new RomulusError('ERR_PROTOCOL_NBD', 'an NBD client does not read its replies', {
     remedy: 'Only the QEMU of the protected machine may connect to this socket.',
-    details: { repliesBytesMax: REPLIES_BYTES_MAX },
   });
 }

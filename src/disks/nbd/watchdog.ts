@@ -1,11 +1,12 @@
 /**
  * Frees a guest whose disk writes wait for a server that does not read any more.
  *
- * With a write-blocking mirror the guest's write, and QEMU's `stop`, wait for our reply. The server's
- * thread beats into shared memory and leaves duplicates of its connections' descriptors there; this
- * watches the beat from another thread, and when it stays out longer than `STALL_MS_MAX` shuts the
- * connections down, which needs neither QEMU's monitor nor the server's thread. The guest's write then
- * succeeds, the mirror ends, and the disk counts as lost: the backup needs a new first copy.
+ * With a write-blocking mirror the guest's write, and QEMU's `stop`, wait for our reply. The native
+ * thread that gives it beats into shared memory, and duplicates of its connections' descriptors are
+ * left there; this watches the beat from another thread, and when it stays out longer than
+ * `STALL_MS_MAX` shuts the connections down, which needs neither QEMU's monitor nor the server's
+ * threads. The guest's write then succeeds, the mirror ends, and the disk counts as lost: the backup
+ * needs a new first copy.
  *
  * The thread that watches must not be the one that waits for `stop`. It cannot help when the whole
  * process stands still: that is the guardian's part (src/native/guardian-link.ts).
@@ -16,13 +17,13 @@ import { closeDuplicate, duplicate, shutDown } from '../../native/descriptors.ts
 import { BEAT_MS, STALL_MS_MAX } from '../../native/guardian-link.ts';
 
 export { BEAT_MS, STALL_MS_MAX };
-/** Connections that can be shut down. */
+/** Connections that can be shut down (native-sim/src/disk_intake.h). */
 export const CONNECTIONS_WATCHED_MAX = 64;
 const NONE = -1;
 
 /** What server and watchdog share. */
 export interface WatchedServer {
-  /** When it beat last: one signed 64-bit number, milliseconds of the monotonic clock. */
+  /** When it beat last: one signed 64-bit number, milliseconds of the monotonic clock; 0: never. */
   readonly beat: SharedArrayBuffer;
   /** Descriptors of connections, by disk; whoever takes one out has to close it. */
   readonly descriptors: SharedArrayBuffer;
@@ -40,40 +41,23 @@ function monotonicMs(): number {
   return Number(process.hrtime.bigint() / 1_000_000n);
 }
 
-/** The server's side: beats as long as its thread handles events, and tells of its connections. */
-export class ServerPulse {
-  readonly #at: BigInt64Array;
+/** The server's side: tells of its connections. Its native thread beats by itself. */
+export class WatchedConnections {
   readonly #descriptors: Int32Array;
-  readonly #timer: NodeJS.Timeout;
 
-  constructor({ beat, descriptors }: WatchedServer) {
-    this.#at = new BigInt64Array(beat);
+  constructor({ descriptors }: WatchedServer) {
     this.#descriptors = new Int32Array(descriptors);
-    this.#beat();
-    this.#timer = setInterval(() => {
-      this.#beat();
-    }, BEAT_MS);
-    this.#timer.unref();
   }
 
   /**
    * The connection of a disk is this one now, or none.
    * @throws {RomulusError} ERR_HOST_DESCRIPTOR when no more descriptors can be had.
    */
-  connection(disk: number, descriptor: number | null): void {
+  set(disk: number, descriptor: number | null): void {
     assert(disk < CONNECTIONS_WATCHED_MAX, 'a disk that can be watched');
     // A duplicate: the number of one that the server closed may soon be another's.
     const mine = descriptor === null ? NONE : duplicate(descriptor);
     closeIfAny(Atomics.exchange(this.#descriptors, disk, mine));
-  }
-
-  /** No more beats; whoever still watches will think that the server hangs. */
-  stop(): void {
-    clearInterval(this.#timer);
-  }
-
-  #beat(): void {
-    Atomics.store(this.#at, 0, BigInt(monotonicMs()));
   }
 }
 
@@ -115,7 +99,7 @@ export class DiskWatchdog {
     const unwatchedMs = nowMs - this.#lookedAtMs;
     this.#lookedAtMs = nowMs;
     const stillMs = nowMs - beatAtMs;
-    // Before its first beat it serves nobody. After a standstill of this thread, too, the server gets
+    // Before its first beat, and once it is closed, it serves nobody. After a standstill of this thread, too, the server gets
     // time to beat before it is judged.
     const isUnjudged = beatAtMs === 0 || unwatchedMs > this.#stallMsMax / 2;
     if (isUnjudged || stillMs <= this.#stallMsMax) return;

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { attachQemu } from '../../../src/guests/qemu/attach.ts';
 import { descriptorOf } from '../../../src/native/descriptors.ts';
-import { BEAT_MS, GuardianLink } from '../../../src/native/guardian-link.ts';
+import { BEAT_MS, BEAT_WORDS, GuardianLink } from '../../../src/native/guardian-link.ts';
 
 export interface EngineOrders {
   readonly runsAlone?: boolean;
@@ -33,7 +33,11 @@ if (orders.watched !== undefined) {
   const socket = connect(orders.watched);
   await once(socket, 'connect');
   const release = link.watch(descriptorOf(socket), 'disk');
-  const beats = setInterval(() => link.beat('disk'), BEAT_MS);
+  const beats = setInterval(() => {
+    const word = Buffer.alloc(8);
+    word.writeBigInt64LE(process.hrtime.bigint() / 1_000_000n);
+    link.page.write(8 * BEAT_WORDS.disk, word);
+  }, BEAT_MS);
   process.stdin.on('data', (said) => {
     if (String(said).includes('hush')) clearInterval(beats);
     if (!String(said).includes('release')) return;

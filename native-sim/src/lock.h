@@ -1,9 +1,10 @@
-// The machine's lock and the condition that goes with it.
+// A lock and the condition that goes with it.
 //
-// With priority inheritance (pthread_mutexattr_setprotocol(3)): the I/O thread runs ahead of
-// ordinary threads where it may, but what it waits for is the vCPU at the end of its instruction,
-// which on a loaded host may itself be waiting for a processor. While the I/O thread waits for the
-// lock the vCPU inherits its priority, so that a stop is not held up by strangers.
+// With priority inheritance (pthread_mutexattr_setprotocol(3)): a thread that runs ahead of ordinary
+// ones waits here for an ordinary one, which on a loaded host may itself be waiting for a processor.
+// As long as it does, the other inherits its priority, so that it is not held up by strangers. Such
+// pairs: a simulated machine's I/O thread and its vCPU at the end of an instruction; the thread that
+// receives disk writes and the one that takes them.
 #pragma once
 
 #include <pthread.h>
@@ -11,7 +12,7 @@
 
 #include <cstdint>
 
-namespace romulus::sim {
+namespace romulus {
 
 class Lock {
  public:
@@ -62,4 +63,4 @@ class Condition {
   pthread_cond_t condition_;
 };
 
-}  // namespace romulus::sim
+}  // namespace romulus

@@ -1,0 +1,16 @@
+/** Builds disk-fuzz.cc with the sanitizers and runs it; see page-fuzz.test.ts for its settings. */
+import { test } from 'vitest';
+import { runSanitized } from './sanitized.ts';
+
+test('no client of a disk leaves the bounds of its intake, and no write is lost or out of order', {
+  timeout: 120_000,
+}, (context) => {
+  const why = runSanitized({
+    harness: 'disk-fuzz.cc',
+    sources: ['nbd_requests.cc', 'write_queue.cc'],
+    rounds: 40,
+  });
+  if (why === null) return;
+  console.warn(`SKIPPED: the intake was not fuzzed, g++ has no sanitizers here: ${why}`);
+  context.skip();
+});
