@@ -152,7 +152,10 @@ export type PrimaryEvent =
       /** When this side sent the epoch's last byte: never later than it really was. */
       readonly sentAtMs: number;
     }
-  /** A heartbeat was answered with a promise; `sentAtMs` is when this side sent the heartbeat. */
+  /**
+   * A heartbeat was answered with a promise; `sentAtMs` is when this side sent the heartbeat. Told often
+   * enough that half a promise is left of what was told before.
+   */
   | {
       readonly kind: 'promised';
       readonly instance: Instance;

@@ -62,6 +62,8 @@ export class PrimaryHeart {
   #generation: Generation;
   #partner: Instance | null;
   #judged: Connection | null = null;
+  /** Until when the main thread knows of a held promise. */
+  #toldUntilNs = 0n;
 
   constructor(server: Server, options: PrimaryHeartOptions) {
     this.#options = options;
@@ -92,6 +94,7 @@ export class PrimaryHeart {
 
   /** From now on only this instance's promises count, and only its answers are life. */
   setPartner(partner: Instance | null): void {
+    this.#toldUntilNs = 0n;
     if (partner === this.#partner) return;
     this.#partner = partner;
     // The instance may be known already: it was synchronised before it became the partner.
@@ -216,6 +219,10 @@ export class PrimaryHeart {
     const lengthMs = Math.max(0, heldUntilMs(0, promiseMs, margin));
     const untilNs = beat.sentAtNs + BigInt(Math.floor(lengthMs * NS_PER_MS));
     if (!this.#options.words.raiseHeld(untilNs)) return;
+    // Each report wakes the main thread: half a promise is early enough for the next.
+    const halfNs = BigInt(Math.floor(lengthMs / 2)) * BigInt(NS_PER_MS);
+    if (this.#toldUntilNs > monotonicNs() + halfNs) return;
+    this.#toldUntilNs = untilNs;
     const sentAtMs = Number(beat.sentAtNs) / NS_PER_MS;
     this.#options.report({ kind: 'promised', instance, promiseMs, sentAtMs });
   }
