@@ -9,6 +9,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MIB } from '../src/base/units.ts';
 import type { SerialLine } from '../src/drill/qemu/serial-line.ts';
+import { busiestThread, threadUse } from './lib/process-use.ts';
 import { QemuPair, type QemuStretch } from './lib/qemu-pair.ts';
 import {
   type BenchResult,
@@ -42,6 +43,31 @@ export interface QemuRunOptions {
   readonly nodesWarmMs?: number;
 }
 
+/** The job at one pace. */
+class JobSamples {
+  readonly roundsMs: number[] = [];
+  #elapsedNs = 0;
+  #ranNs = 0;
+  #waitedNs = 0;
+
+  /** Goes on for so long. */
+  async add(serial: SerialLine, machinePid: number, seconds: number): Promise<void> {
+    const vcpu = busiestThread(machinePid);
+    const before = { atMs: performance.now(), ...threadUse(machinePid, vcpu) };
+    this.roundsMs.push(...(await roundsMs(serial, seconds)));
+    const after = threadUse(machinePid, vcpu);
+    this.#elapsedNs += (performance.now() - before.atMs) * 1e6;
+    this.#ranNs += after.ranNs - before.ranNs;
+    this.#waitedNs += after.waitedNs - before.waitedNs;
+  }
+
+  /** Of the time, the part in which the guest's processor ran, or could have and another thread did. */
+  get vcpuPercents(): { ran: number; waited: number } {
+    const percent = (ns: number): number => rounded((100 * ns) / this.#elapsedNs);
+    return { ran: percent(this.#ranNs), waited: percent(this.#waitedNs) };
+  }
+}
+
 /** Times that rounds of the job took, over the lines that fell into a stretch. */
 async function roundsMs(serial: SerialLine, seconds: number): Promise<number[]> {
   const first = serial.lines.length;
@@ -60,32 +86,32 @@ async function measureJob(options: {
 }): Promise<Row[]> {
   const { seconds, rounds, nodesWarmMs } = options;
   const pair = await QemuPair.start({ memoryMib: MEMORY_MIB, run: ['work'] });
-  const { serial } = pair.machine;
-  const free: number[] = [];
-  const held = new Map<number, number[]>([
-    [20, []],
-    [40, []],
+  const { serial, pid } = pair.machine;
+  const free = new JobSamples();
+  const held = new Map<number, JobSamples>([
+    [20, new JobSamples()],
+    [40, new JobSamples()],
   ]);
   try {
     await sleep(WARM_MS);
-    free.push(...(await roundsMs(serial, (seconds * rounds) / 2)));
+    await free.add(serial, pid, (seconds * rounds) / 2);
     await pair.protect(50);
     await sleep(nodesWarmMs);
     for (let round = 0; round < rounds; round += 1)
       for (const [epochsPerSecond, samples] of held) {
         await pair.setInterval(1000 / epochsPerSecond);
         await sleep(SETTLE_MS);
-        samples.push(...(await roundsMs(serial, seconds)));
+        await samples.add(serial, pid, seconds);
       }
     await pair.unprotect();
     await sleep(SETTLE_MS);
-    free.push(...(await roundsMs(serial, (seconds * rounds) / 2)));
+    await free.add(serial, pid, (seconds * rounds) / 2);
   } finally {
     await pair.close();
   }
-  const spread = (samples: readonly number[]): [number, number] => [
-    percentile(samples, PHASE_QUANTILE),
-    percentile(samples, 0.5),
+  const spread = (samples: JobSamples): [number, number] => [
+    percentile(samples.roundsMs, PHASE_QUANTILE),
+    percentile(samples.roundsMs, 0.5),
   ];
   const [freeMs, freeMedianMs] = spread(free);
   return [...held].map(([epochsPerSecond, samples]) => {
@@ -97,6 +123,9 @@ async function measureJob(options: {
       protectedMs: rounded(heldMedianMs),
       slowdown: rounded(heldMedianMs / freeMedianMs),
       slowdownInFastPhases: rounded(heldMs / freeMs),
+      vcpuRanPercent: samples.vcpuPercents.ran,
+      vcpuWaitedPercent: samples.vcpuPercents.waited,
+      vcpuWaitedPercentUnprotected: free.vcpuPercents.waited,
     };
   });
 }
@@ -197,7 +226,7 @@ export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
     rows,
     claims: claimsOf(rows),
     notes: [
-      'guest, primary and backup on the same two processors; times of the job by a clock outside, half a minute after protection began; slowdown compares medians of rounds, slowdownInFastPhases their lower quartiles',
+      'guest, primary and backup on the same two processors; times of the job by a clock outside, half a minute after protection began; slowdown compares medians of rounds, slowdownInFastPhases their lower quartiles; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
       'Remus reported 1.52 and 2.03 for a kernel compile at 20 and 40 checkpoints a second',
     ],
   };

@@ -1,5 +1,5 @@
 /** What a process has used so far, as the kernel counts it (proc(5)). */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { MIB } from '../../src/base/units.ts';
 
 /** The kernel gives times in ticks of USER_HZ, 100 a second on every Linux. */
@@ -28,6 +28,28 @@ export function processUse(pid: number): ProcessUse {
     ownMib: mibOf(status, 'RssAnon'),
     residentMib: mibOf(status, 'VmRSS'),
   };
+}
+
+/** What a thread got of a processor, nanoseconds. */
+export interface ThreadUse {
+  readonly ranNs: number;
+  /** It could have run, and another did. */
+  readonly waitedNs: number;
+}
+
+/** The thread of a process that ran most so far: in a QEMU whose guest is busy, its vCPU. */
+export function busiestThread(pid: number): number {
+  const threads = readdirSync(`/proc/${pid}/task`).map(Number);
+  const ranNs = (thread: number): number => threadUse(pid, thread).ranNs;
+  return threads.reduce((busiest, thread) => (ranNs(thread) > ranNs(busiest) ? thread : busiest));
+}
+
+/** Of one thread (`schedstat`, Documentation/scheduler/sched-stats.rst of Linux). */
+export function threadUse(pid: number, thread: number): ThreadUse {
+  const [ranNs = 0, waitedNs = 0] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1')
+    .split(' ')
+    .map(Number);
+  return { ranNs, waitedNs };
 }
 
 function mibOf(status: string, key: string): number {
