@@ -123,9 +123,13 @@ int main(int argument_count, char** arguments) {
   }
   const romulus::GuardianPage page(address);
   romulus::GuardianWatch watch(page);
-  if (!EngineDied(&watch)) return 0;
-  watch.ShutDownAll();
-  const romulus::RescueOrder order{page.InPause(), page.RunsAlone() ? page.Filters() : 0};
+  const bool has_died = EngineDied(&watch);
+  // It may take leave of a machine that still stands: QEMU had not answered `cont` in time, and forgets
+  // what it was sent by a client that hangs up.
+  if (!has_died && !page.InPause()) return 0;
+  if (has_died) watch.ShutDownAll();
+  const romulus::RescueOrder order{page.InPause(),
+                                   has_died && page.RunsAlone() ? page.Filters() : 0};
   const bool is_needed = order.resume || order.open_filters > 0;
   const bool is_done = !is_needed || romulus::Rescue(arguments[1], order);
   RemoveStateFile(arguments[2]);

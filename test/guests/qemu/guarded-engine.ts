@@ -2,7 +2,8 @@
  * An engine in a process of its own, for what its guardian does when it freezes or dies: attaches to
  * the machine at argv[2], does what argv[3] asks for, says `ready`, and stays.
  *
- * On its stdin, `hush` ends the beats and `release` the watch, after which the socket is closed.
+ * On its stdin, `hush` ends the beats and `release` the watch, after which the socket is closed; `leave`
+ * makes it take leave of the machine.
  */
 import { once } from 'node:events';
 import { connect } from 'node:net';
@@ -15,6 +16,8 @@ export interface EngineOrders {
   readonly filters?: number;
   /** Dies in the middle of a pause. */
   readonly pauses?: boolean;
+  /** Has stopped the machine, as far as the guardian knows, and goes on. */
+  readonly isInPause?: boolean;
   /** A unix socket whose connection the guardian watches. */
   readonly watched?: string;
 }
@@ -46,6 +49,10 @@ if (orders.watched !== undefined) {
   });
 }
 process.stdin.resume();
+if (orders.isInPause === true) link.page.write(0, Uint8Array.of(1, 0, 0, 0));
+process.stdin.on('data', (said) => {
+  if (String(said).includes('leave')) void guest.detach().then(() => process.exit());
+});
 
 if (orders.pauses === true)
   await guest.pause(() => {

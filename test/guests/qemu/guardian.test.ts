@@ -138,6 +138,31 @@ describe.runIf(hasQemu)('an engine that died', { timeout: TIMEOUT_MS }, () => {
   });
 });
 
+describe.runIf(hasQemu)('an engine that takes leave', { timeout: TIMEOUT_MS }, () => {
+  async function leave(orders: EngineOrders): Promise<QmpClient> {
+    const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
+    const engine = await startEngine(machine.qmpPath, orders);
+    await user.command('stop');
+    const gone = once(engine, 'exit');
+    engine.stdin?.write('leave');
+    await gone;
+    return user;
+  }
+
+  test('while QEMU has not yet answered its cont: the machine runs on', async () => {
+    const user = await leave({ isInPause: true });
+    await eventually(async () =>
+      expect(await user.command('query-status')).toMatchObject({ status: 'running' }),
+    );
+  });
+
+  test('of a machine that its user paused: it stays paused', async () => {
+    const user = await leave({});
+    await sleep(500);
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+  });
+});
+
 describe.runIf(hasQemu)('a socket that QEMU would wait on', { timeout: TIMEOUT_MS }, () => {
   async function watched(): Promise<{ engine: ChildProcess; ended: () => boolean }> {
     const { machine, directory } = await startForUser(cleanups, [], UNBOOTED);
