@@ -1,10 +1,10 @@
 #include "crew.h"
 
 #include <sched.h>
-#include <signal.h>
 #include <time.h>
 
 #include "priority.h"
+#include "thread_without_signals.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,18 +36,7 @@ Crew::Crew(int threads) {
   cpu_set_t cpus;
   const bool alone = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2;
   if (threads < 2 || alone) return;
-  // The helper inherits the mask: signals are for threads that know what to do with them.
-  sigset_t all;
-  sigset_t saved;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &saved);
-  try {
-    helper_ = std::thread([this] { HelperMain(); });
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &saved, nullptr);
-    throw;
-  }
-  pthread_sigmask(SIG_SETMASK, &saved, nullptr);
+  helper_ = ThreadWithoutSignals([this] { HelperMain(); });
 }
 
 Crew::~Crew() {

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -15,6 +14,7 @@
 #include "failure.h"
 #include "guardian_clock.h"
 #include "priority.h"
+#include "thread_without_signals.h"
 
 namespace romulus {
 
@@ -59,18 +59,7 @@ DiskIntake::DiskIntake(DiskIntakeOptions options)
                           "Raise the limit of open files (ulimit -n).");
   }
   TellCounts();
-  // The thread inherits the mask: signals are for threads that know what to do with them.
-  sigset_t all;
-  sigset_t saved;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &saved);
-  try {
-    thread_ = std::thread([this] { ThreadMain(); });
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &saved, nullptr);
-    throw;
-  }
-  pthread_sigmask(SIG_SETMASK, &saved, nullptr);
+  thread_ = ThreadWithoutSignals([this] { ThreadMain(); });
 }
 
 DiskIntake::~DiskIntake() { Close(); }

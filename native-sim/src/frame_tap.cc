@@ -3,7 +3,6 @@
 #include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 #include <cerrno>
 
 #include "failure.h"
+#include "thread_without_signals.h"
 
 namespace romulus {
 
@@ -76,18 +76,7 @@ FrameTap::FrameTap(FrameTapOptions options)
     MakePair(&port.capture, &port.far_capture);
     MakePair(&port.inject, &port.far_inject);
   }
-  // The thread inherits the mask: signals are for threads that know what to do with them.
-  sigset_t all;
-  sigset_t saved;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &saved);
-  try {
-    thread_ = std::thread([this] { ThreadMain(); });
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &saved, nullptr);
-    throw;
-  }
-  pthread_sigmask(SIG_SETMASK, &saved, nullptr);
+  thread_ = ThreadWithoutSignals([this] { ThreadMain(); });
 }
 
 FrameTap::~FrameTap() { Close(); }
