@@ -69,7 +69,8 @@ export class EpochQueue {
   applied(epoch: number): void {
     while ((this.#epochs[0]?.epoch ?? Number.POSITIVE_INFINITY) <= epoch) {
       const dropped = this.#dropOldest();
-      if (this.#spares.length < SPARES_MAX) this.#spares.push(...(dropped?.buffers ?? []));
+      const room = SPARES_MAX - this.#spares.length;
+      this.#spares.push(...(dropped?.buffers ?? []).slice(0, room));
     }
   }
 

@@ -55,6 +55,7 @@ export function totalsOf(
   return { pages: rawBytes / PAGE_BYTES, unchanged, rawBytes, sealedBytes, encodeMs };
 }
 
+/** What of the batches goes over the link. */
 export function payloadsOf(batches: readonly SealedBatch[]): Uint8Array[] {
   return batches.map(({ payload }) => payload);
 }

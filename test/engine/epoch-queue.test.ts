@@ -45,6 +45,15 @@ describe('EpochQueue', () => {
     expect(queue.takeSpares()).toEqual([]);
   });
 
+  it('keeps no more memory of applied epochs than its bound', () => {
+    const queue = new EpochQueue({ retainedBytesMax: 1000 });
+    const buffers = Array.from({ length: 100 }, () => new ArrayBuffer(1));
+    queue.append({ ...epoch(1), buffers });
+    queue.append({ ...epoch(2), buffers: [new ArrayBuffer(1)] });
+    queue.applied(2);
+    expect(queue.takeSpares()).toEqual(buffers.slice(0, 32));
+  });
+
   it('gives away no memory of epochs dropped before they were applied', () => {
     const queue = new EpochQueue({ retainedBytesMax: 25 });
     for (const number of [1, 2, 3, 4]) queue.append(epoch(number));

@@ -152,9 +152,11 @@ export class NbdServer {
         session.push(chunk, act);
         if (words.length > 0) socket.write(Buffer.concat(words.splice(0)));
         if (isEnding) socket.end();
-      } catch {
+      } catch (error) {
         // It broke the protocol, or did not read; nobody knows it yet, and it sees for itself.
         refuse();
+        // Anything else is a defect of ours and must not pass for the client's.
+        if (!(error instanceof RomulusError)) throw error;
       }
     });
     socket.on('error', () => socket.destroy());

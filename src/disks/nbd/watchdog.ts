@@ -99,7 +99,8 @@ export class DiskWatchdog {
     const unwatchedMs = nowMs - this.#lookedAtMs;
     this.#lookedAtMs = nowMs;
     const stillMs = nowMs - beatAtMs;
-    // Before its first beat, and once it is closed, it serves nobody. After a standstill of this thread, too, the server gets
+    // Before its first beat, and once it is closed, it serves nobody.
+    // After a standstill of this thread, too, the server gets
     // time to beat before it is judged.
     const isUnjudged = beatAtMs === 0 || unwatchedMs > this.#stallMsMax / 2;
     if (isUnjudged || stillMs <= this.#stallMsMax) return;
