@@ -4,7 +4,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "areas.h"
 #include "border.h"
@@ -12,6 +15,8 @@
 namespace romulus {
 
 namespace {
+
+constexpr size_t kReadBytes = 16384;
 
 int DescriptorIn(const Napi::CallbackInfo& info) {
   return static_cast<int>(WholeNumber(info[0], "fd"));
@@ -95,6 +100,24 @@ Napi::Value SendDescriptor(const Napi::CallbackInfo& info) {
   });
 }
 
+// (fd, bytesMax): what a connection brought and nobody read, without waiting for more.
+Napi::Value ReadRest(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const int fd = DescriptorIn(info);
+    const size_t bytes_max = WholeNumber(info[1], "bytesMax");
+    std::vector<uint8_t> rest;
+    while (rest.size() < bytes_max) {
+      const size_t had = rest.size();
+      rest.resize(std::min(bytes_max, had + kReadBytes));
+      const ssize_t got = recv(fd, rest.data() + had, rest.size() - had, MSG_DONTWAIT);
+      rest.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) break;
+    }
+    return Napi::Buffer<uint8_t>::Copy(info.Env(), rest.data(), rest.size());
+  });
+}
+
 }  // namespace
 
 void InitDescriptors(Napi::Env env, Napi::Object exports) {
@@ -102,6 +125,7 @@ void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor));
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));
+  exports.Set("readRest", Napi::Function::New(env, ReadRest));
   exports.Set("sendDescriptor", Napi::Function::New(env, SendDescriptor));
 }
 

@@ -49,6 +49,9 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   Mark(1);
   if (!Write(request.stop_and_save, request.timeout_ms)) {
     Mark(0);
+    // It may have said why before it went.
+    while (buffer_.size() <= kForeignBytesMax && Read() > 0) {
+    }
     return PauseOutcome::kLost;
   }
   switch (WaitFor(request.stop_id, request.timeout_ms)) {
@@ -161,14 +164,19 @@ QmpPause::Wait QmpPause::WaitFor(std::string_view id, int timeout_ms) {
     const int polled = poll(&ready, 1, left_ms);
     if (polled < 0 && errno != EINTR) return Wait::kLost;
     if (polled <= 0) continue;
-    const size_t had = buffer_.size();
-    if (had > kForeignBytesMax) return Wait::kLost;
-    buffer_.resize(had + kReadBytes);
-    const ssize_t got = recv(fd_, buffer_.data() + had, kReadBytes, MSG_DONTWAIT);
-    buffer_.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (buffer_.size() > kForeignBytesMax) return Wait::kLost;
+    const ssize_t got = Read();
     if (got == 0) return Wait::kLost;
     if (got < 0 && errno != EAGAIN && errno != EINTR) return Wait::kLost;
   }
+}
+
+ssize_t QmpPause::Read() {
+  const size_t had = buffer_.size();
+  buffer_.resize(had + kReadBytes);
+  const ssize_t got = recv(fd_, buffer_.data() + had, kReadBytes, MSG_DONTWAIT);
+  buffer_.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  return got;
 }
 
 bool QmpPause::NextLine(std::string_view* line) {

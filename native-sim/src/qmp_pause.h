@@ -83,6 +83,8 @@ class QmpPause {
 
   bool Write(std::string_view bytes, int timeout_ms);
   Wait WaitFor(std::string_view id, int timeout_ms);
+  // What recv(2) says; what came is at the end of the buffer.
+  ssize_t Read();
   bool NextLine(std::string_view* line);
   // Takes the line out of what is handed on.
   void Claim(std::string_view line);

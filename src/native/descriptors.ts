@@ -8,6 +8,7 @@ interface DescriptorsNative {
   closeDescriptor(fd: number): void;
   shutDownSocket(fd: number): void;
   sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void;
+  readRest(fd: number, bytesMax: number): Buffer;
   punchHole(fd: number, offset: number, byteCount: number): boolean;
 }
 
@@ -38,6 +39,11 @@ export function shutDown(fd: number): void {
   callNative(() => {
     loadNative<DescriptorsNative>().shutDownSocket(fd);
   });
+}
+
+/** What came over a connection and nobody read, without waiting for more; of one that failed, too. */
+export function readRest(fd: number, bytesMax: number): Buffer {
+  return callNative(() => loadNative<DescriptorsNative>().readRest(fd, bytesMax));
 }
 
 /**

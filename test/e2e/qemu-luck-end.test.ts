@@ -53,9 +53,9 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
   }
 
   it('that is switched off stays off', async () => {
-    await stage.startMachine();
+    const machine = await stage.startMachine();
     const nodes = await protect();
-    await stage.ask('a', 'poweroff').catch(() => undefined);
+    await stage.switchOff('a', machine);
     await expectOrderlyEnd(nodes, /switched off \(guest-shutdown\)/);
   });
 

@@ -26,6 +26,7 @@ import {
 } from '../../../src/drill/qemu/machine.ts';
 import { ensureQemu } from '../../../src/drill/qemu/qemu-versions.ts';
 import { SerialLine } from '../../../src/drill/qemu/serial-line.ts';
+import { toRomulusError } from '../../../src/base/errors.ts';
 import type { NodeStatus } from '../../../src/engine/status.ts';
 import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
 
@@ -101,6 +102,26 @@ export class LuckStage {
   /** Asks the guest on this side; see test-guest/README.md. */
   ask(side: Side, command: string): Promise<string[]> {
     return this.#serials[side].ask.command(command);
+  }
+
+  /**
+   * Has the guest on this side switch its machine off.
+   * @throws {Error} with what the console said last, when it does not.
+   */
+  async switchOff(side: Side, machine: Child): Promise<void> {
+    const { console } = this.#serials[side];
+    const answer = await this.ask(side, 'poweroff').then(
+      () => 'ok',
+      (error: unknown) => toRomulusError(error).message,
+    );
+    await until(
+      'the machine to be switched off',
+      () => machine.isGone(),
+      () => {
+        const said = console.lines.slice(-LOG_LINES_MAX).map(({ text }) => text);
+        return `the guest answered '${answer}', and last said:\n${said.join('\n')}`;
+      },
+    );
   }
 
   /** Starts a machine on side a, as its user would, and waits until its guest runs. */
@@ -251,7 +272,11 @@ export class LuckStage {
 
 /** A node's exit code, waited for. */
 export async function exitCodeOf(node: NodeProcess): Promise<number | null> {
-  await until('the end of a node', () => node.child.isGone());
+  await until(
+    'the end of a node',
+    () => node.child.isGone(),
+    () => describeNode(node),
+  );
   return node.child.process.exitCode;
 }
 
@@ -270,8 +295,13 @@ export async function untilStatus(
   await until(
     what,
     () => node.progress !== null && test(node.progress),
-    () => `${node.progress?.state} (${node.progress?.why})\n${lastWords(node)}`,
+    () => describeNode(node),
   );
+}
+
+function describeNode(node: NodeProcess): string {
+  const { role, state, why } = node.progress ?? {};
+  return `${role} ${state} (${why})\n${lastWords(node)}`;
 }
 
 /** The end of a node's log: its files are gone when a failure is read. */
@@ -283,7 +313,7 @@ function lastWords({ child }: NodeProcess): string {
 export async function until(
   what: string,
   test: () => boolean | Promise<boolean>,
-  describe: () => string = () => 'no more is known',
+  describe: () => string = () => 'nothing more is known',
 ): Promise<void> {
   const deadlineMs = performance.now() + WAIT_MS;
   while (!(await test())) {

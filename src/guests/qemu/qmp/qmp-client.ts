@@ -17,7 +17,13 @@
  */
 import { createConnection, type Socket } from 'node:net';
 import { type RomulusError, toRomulusError } from '../../../base/errors.ts';
-import { descriptorOf, sendDescriptor } from '../../../native/descriptors.ts';
+import {
+  closeDuplicate,
+  descriptorOf,
+  duplicate,
+  readRest,
+  sendDescriptor,
+} from '../../../native/descriptors.ts';
 import { socketPeer } from '../../../native/host.ts';
 import {
   heldError,
@@ -85,6 +91,8 @@ export class QmpClient {
    */
   readonly peerPid: number;
   readonly #socket: Socket;
+  /** Through which its last words can be read when Node has closed the socket because of an error. */
+  readonly #lastWords: number | null;
   readonly #lines = new LineReader(QMP_GREETING_BYTES_MAX);
   /** Sent and not answered, by id. */
   readonly #inFlight = new Map<string, Waiting>();
@@ -105,7 +113,9 @@ export class QmpClient {
     socket.on('data', (chunk: Buffer) => {
       this.feed(chunk);
     });
+    this.#lastWords = this.descriptor < 0 ? null : duplicate(this.descriptor);
     socket.on('error', (cause) => {
+      this.#hearOut();
       this.#end(lostError(path, cause.message, cause));
     });
     socket.on('close', () => {
@@ -370,10 +380,20 @@ export class QmpClient {
     this.#transmitQueued();
   }
 
+  /**
+   * Node closes a socket that cannot be written to and forgets what it has not read: of a machine that
+   * was switched off, that it was.
+   */
+  #hearOut(): void {
+    if (this.#ended === null && this.#lastWords !== null)
+      this.feed(readRest(this.#lastWords, QMP_LINE_BYTES_MAX));
+  }
+
   #end(error: RomulusError): void {
     if (this.#ended !== null) return;
     this.#ended = error;
     this.#socket.destroy();
+    if (this.#lastWords !== null) closeDuplicate(this.#lastWords);
     this.#lines.clear();
     const waitings = [...this.#inFlight.values(), ...this.#queued];
     this.#inFlight.clear();

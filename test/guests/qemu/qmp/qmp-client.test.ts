@@ -1,4 +1,5 @@
 /** Goal: every lie of a monitor becomes one clear error, and every wait ends. */
+import type { Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { RomulusError } from '../../../../src/base/errors.ts';
 import {
@@ -162,6 +163,28 @@ describe('commands', () => {
   it('fails what waits when the other side goes', async () => {
     const client = await connected({ onCommand: (_, socket) => socket.destroy() });
     await expect(client.command('x')).rejects.toMatchObject({ code: 'ERR_GUEST_LOST' });
+  });
+
+  it('hears what was said last, though it was speaking itself when the other side went', async () => {
+    let side: Socket | undefined;
+    const client = await connected({
+      onCommand: (command, socket) => {
+        side = socket;
+        reply(socket, command);
+      },
+    });
+    const events: string[] = [];
+    client.onEvent(({ event }) => events.push(event));
+    await client.command('x');
+    side?.write('{"event":"SHUTDOWN","timestamp":{"seconds":2,"microseconds":500}}\r\n');
+    side?.destroy();
+    // In the same turn: none of this was read yet, and nobody reads what is said now.
+    const ended = new Promise((resolve) => {
+      client.onEnd(resolve);
+    });
+    await expect(client.command('y')).rejects.toMatchObject({ code: 'ERR_GUEST_LOST' });
+    await ended;
+    expect(events).toEqual(['SHUTDOWN']);
   });
 
   it('says nothing to onEnd when we close', async () => {
