@@ -149,11 +149,12 @@ export async function pauseCopy(
 export async function removeMirrors(monitor: DiskMonitor): Promise<void> {
   if ((await ownJobs(monitor)).length === 0) return removeTargets(monitor);
   const { running } = await query(monitor, 'query-status', statusSchema);
-  if (running) await monitor.command('stop');
   try {
+    if (running) await monitor.command('stop');
     await cancelMirrors(monitor);
     await removeTargets(monitor);
   } finally {
+    // Also when `stop` was not answered in time: it will be carried out, and this after it.
     if (running) await monitor.command('cont');
   }
 }

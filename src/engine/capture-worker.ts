@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts';
 import { MIB, PAGE_BYTES } from '../base/units.ts';
 import { DEVICE_STATE_BYTES_MAX, PAGE_BATCH_BYTES_MAX } from '../codec/limits.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
-import type { Guest, RamBlock } from '../guests/guest.ts';
+import type { Guest, GuestLoss, RamBlock } from '../guests/guest.ts';
 import { attachGuest } from '../guests/index.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import { writesReceived } from '../native/disk-intake.ts';
@@ -354,6 +354,10 @@ function scrub(): { digest: bigint } {
   return { digest: BigInt.asUintN(64, digest) };
 }
 
+async function lastWords(): Promise<GuestLoss | null> {
+  return (await attached?.guest.lastWords()) ?? null;
+}
+
 async function fence(): Promise<void> {
   await current().guest.fence();
 }
@@ -376,6 +380,7 @@ const methods = {
   resetBaselines,
   checkpoint,
   scrub,
+  lastWords,
   fence,
   detach,
 };

@@ -18,6 +18,8 @@ export interface MachineLossOptions {
   readonly core: Primary;
   readonly log: Logger;
   readonly machinePid: number;
+  /** What its last words were, known once its process has ended; null: none. */
+  readonly lastWords: () => Promise<GuestLoss | null>;
   /** Hands an event to the core and carries out what it answers. */
   readonly step: (event: PrimaryEvent) => void;
   /** The machine lives, but no image made so far can be carried on. */
@@ -69,13 +71,12 @@ export class MachineLoss {
   async settle(error: RomulusError): Promise<void> {
     if (this.#isSettling) return;
     this.#isSettling = true;
-    const { machinePid, onBroken } = this.#options;
-    const hasDied = await hasEndedWithin(machinePid, MACHINE_DEATH_MS);
+    const { onBroken } = this.#options;
+    const death = await this.#death(error);
     this.#isSettling = false;
     if (this.isOnPurpose) return;
-    if (hasDied)
-      this.lost({ kind: 'died', why: `process ${machinePid} has ended: ${error.message}` });
-    else onBroken(error);
+    if (death === null) onBroken(error);
+    else this.lost(death);
   }
 
   /**
@@ -83,12 +84,18 @@ export class MachineLoss {
    * unless it is dying: a machine's sockets close before we hear that it is dead.
    */
   async netLost(error: RomulusError): Promise<void> {
-    const { machinePid } = this.#options;
-    const hasDied = await hasEndedWithin(machinePid, MACHINE_DEATH_MS);
+    const death = await this.#death(error);
     if (this.isOnPurpose) return;
-    const { message } = error;
-    if (hasDied) this.lost({ kind: 'died', why: `process ${machinePid} has ended: ${message}` });
-    else this.lost({ kind: 'changed', why: message });
+    this.lost(death ?? { kind: 'changed', why: error.message });
+  }
+
+  /** How it ended, if it does now. One that was switched off says so, and closes its sockets after. */
+  async #death(error: RomulusError): Promise<GuestLoss | null> {
+    const { machinePid, lastWords } = this.#options;
+    if (!(await hasEndedWithin(machinePid, MACHINE_DEATH_MS))) return null;
+    const said = await lastWords();
+    if (said?.kind === 'ended') return said;
+    return { kind: 'died', why: `process ${machinePid} has ended: ${error.message}` };
   }
 
   /** What the end of the core's work means for the node. */

@@ -32,7 +32,10 @@ type Answer =
     }
   | { readonly kind: 'end'; readonly error: ErrorJson };
 
-/** Serves a monitor to the other end of a port, until that is closed. */
+/**
+ * Serves a monitor to the other end of a port, until that is closed. A machine that the other end had
+ * stopped by then is resumed: a thread that is ended, because it took too long, cannot any more.
+ */
 export function serveMonitor(port: MessagePort, monitor: MachineMonitor): void {
   const say = (answer: Answer): void => {
     port.postMessage(answer);
@@ -43,8 +46,15 @@ export function serveMonitor(port: MessagePort, monitor: MachineMonitor): void {
   monitor.onEnd((error) => {
     say({ kind: 'end', error: error.toJSON() });
   });
-  port.on('close', unlisten);
+  let isHeld = false;
+  port.on('close', () => {
+    unlisten();
+    // A machine that is gone, or a QEMU that is slow to answer, is heard of elsewhere.
+    if (isHeld) monitor.command('cont').catch(() => undefined);
+  });
   port.on('message', ({ id, name, args, options }: Command) => {
+    if (name === 'stop') isHeld = true;
+    if (name === 'cont') isHeld = false;
     monitor.command(name, args, options).then(
       (value) => say({ kind: 'value', id, value }),
       (error: unknown) => say({ kind: 'error', id, error: toRomulusError(error).toJSON() }),

@@ -84,7 +84,10 @@ export class PrimarySession {
     const onBroken = (error: RomulusError): void => {
       if (!this.#ended) links.closeAll(error);
     };
-    const loss = new MachineLoss({ core, log, machinePid, step, onBroken });
+    // A capture thread that is gone heard nothing.
+    const lastWords = (): Promise<GuestLoss | null> =>
+      capture.call('lastWords', undefined).catch(() => null);
+    const loss = new MachineLoss({ core, log, machinePid, lastWords, step, onBroken });
     this.#checkpoints = new PrimaryCheckpoints({
       core,
       log,

@@ -140,6 +140,11 @@ export interface Guest extends RunningGuest {
    *   gone; and what `whileStopped` throws.
    */
   pause(whileStopped: () => void): Promise<PauseReport>;
+  /**
+   * What is known of its end, once all that it said is heard. Asked when its process has ended, which
+   * others may see before.
+   */
+  lastWords(): Promise<GuestLoss | null>;
   /** Called at most once, when the machine can no longer be checkpointed, without our doing. */
   onLost(listener: (loss: GuestLoss) => void): void;
 }

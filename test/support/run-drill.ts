@@ -7,6 +7,8 @@ import type { DrillResult } from '../../src/drill/result.ts';
 
 /** Longest a drill may take, milliseconds; one that begins anew on a busy host takes that often as long. */
 export const DRILL_WAIT_MS = 300_000;
+/** So much earlier it is ended, so that what it had said so far is in the failure. */
+const LAST_WORDS_MS = 20_000;
 
 /** How a drill ended. */
 export interface Finished {
@@ -21,7 +23,7 @@ export function drill(...args: string[]): Promise<Finished> {
     execFile(
       process.execPath,
       [CLI_PATH, ...words],
-      { maxBuffer: 64 * 1024 * 1024, timeout: DRILL_WAIT_MS },
+      { maxBuffer: 64 * 1024 * 1024, timeout: DRILL_WAIT_MS - LAST_WORDS_MS },
       (error, stdout, stderr) => {
         const last = stdout.trim().split('\n').at(-1) ?? '';
         if (!last.includes('"checks"'))
@@ -51,7 +53,7 @@ export function drills(times: number, ...args: string[]): Promise<FinishedSeries
     execFile(
       process.execPath,
       [CLI_PATH, ...words],
-      { maxBuffer: 64 * 1024 * 1024 * times, timeout: DRILL_WAIT_MS * times },
+      { maxBuffer: 64 * 1024 * 1024 * times, timeout: DRILL_WAIT_MS * times - LAST_WORDS_MS },
       (error, stdout, stderr) => {
         const lines = stdout.trim().split('\n');
         const last = lines.at(-1) ?? '';

@@ -30,6 +30,12 @@ const BENCHMARK_CLIENTS = 1;
 /** More than any drill waits for. */
 const BENCHMARK_REQUESTS = 100_000_000;
 
+/** What the guest said to a command. */
+interface Answer {
+  readonly isDone: boolean;
+  readonly lines: readonly string[];
+}
+
 /** Of one drill. */
 export class Witnesses {
   readonly #theatre: QemuTheatre;
@@ -106,20 +112,19 @@ export class Witnesses {
     const { survivor, isFollowed } = sides;
     const path = this.#theatre.surroundings.diskOf(survivor);
     if (path === null) return null;
-    const ask = (text: string): Promise<readonly string[]> =>
-      this.#theatre.command(survivor, text, GUEST_WAIT_MS);
+    const ask = this.#patientlyOnce(survivor);
     // It was checked already, and would only slow down what follows.
-    await ask('stop pattern').catch(asAnswer);
-    const blocks = await ask('check disk').catch(asAnswer);
-    await ask('end disk').catch(asAnswer);
-    if (clients !== null) await ask('end redis-server').catch(asAnswer);
-    const unmounted = await ask('unmount').then(() => null, asAnswer);
-    const [guestDigest = 'no answer'] = await ask('digest vda').catch(asAnswer);
+    await ask('stop pattern');
+    const blocks = await ask('check disk');
+    await ask('end disk');
+    if (clients !== null) await ask('end redis-server');
+    const unmounted = await ask('unmount');
+    const digest = await ask('digest vda');
     const fileDigest = await digestOf(path);
     return {
-      blocks: blocks[0] ?? 'no answer',
-      unmounted: unmounted === null ? null : unmounted.join('; '),
-      guestDigest,
+      blocks: blocks.lines[0] ?? 'no answer',
+      unmounted: unmounted.isDone ? null : unmounted.lines.join('; '),
+      guestDigest: digest.lines[0] ?? 'no answer',
       fileDigest,
       replicaDigest: isFollowed ? await this.#replicaDigest(survivor, fileDigest) : null,
       faults: await faultsOf(path),
@@ -127,6 +132,28 @@ export class Witnesses {
         clients === null
           ? null
           : await loadRedis(this.#theatre.stage, path, Object.keys(clients.redis.counters)),
+    };
+  }
+
+  /**
+   * Has the guest do one thing after the other. That it does not do what it is told is a finding like any
+   * other; once it did not answer at all, it is asked no more.
+   */
+  #patientlyOnce(survivor: 0 | 1): (text: string) => Promise<Answer> {
+    let silence: Answer | null = null;
+    return async (text) => {
+      if (silence !== null) return silence;
+      try {
+        return {
+          isDone: true,
+          lines: await this.#theatre.command(survivor, text, GUEST_WAIT_MS),
+        };
+      } catch (error) {
+        if (!(error instanceof RomulusError)) throw error;
+        const refusal = { isDone: false, lines: [`BAD ${error.message}`] };
+        if (error.code === 'ERR_TIMEOUT_SERIAL') silence = refusal;
+        return refusal;
+      }
     };
   }
 
@@ -144,10 +171,4 @@ export class Witnesses {
 /** What was waited for is looked at again, and judged. */
 function ignoreTimeout(error: unknown): void {
   if (!(error instanceof RomulusError) || error.code !== 'ERR_TIMEOUT_DRILL') throw error;
-}
-
-/** A guest that does not do what it is told is a finding like any other. */
-function asAnswer(error: unknown): string[] {
-  if (!(error instanceof RomulusError)) throw error;
-  return [`BAD ${error.message}`];
 }

@@ -24,6 +24,7 @@ export class Guardian {
   readonly address: GuardianAddress;
   readonly #process: ChildProcess;
   #isDismissed = false;
+  #isStopped = false;
 
   private constructor(child: ChildProcess, page: Memory) {
     this.#process = child;
@@ -59,7 +60,13 @@ export class Guardian {
 
   /** The machine stands at our wish, or does no more, outside of a native pause. */
   noteStopped(isStopped: boolean): void {
+    this.#isStopped = isStopped;
     if (!this.#isDismissed) this.page.write(0, Uint8Array.of(isStopped ? 1 : 0, 0, 0, 0));
+  }
+
+  /** Whether the machine stands at our wish, outside of a native pause. */
+  get isStopped(): boolean {
+    return this.#isStopped;
   }
 
   get pid(): number {

@@ -152,6 +152,13 @@ export class QemuGuest implements Guest {
     await Promise.resolve();
   }
 
+  async lastWords(): Promise<GuestLoss | null> {
+    const deadlineMs = performance.now() + DEATH_MS;
+    while (this.#loss === null && !this.#isOver && performance.now() < deadlineMs)
+      await new Promise((resolve) => setImmediate(resolve));
+    return this.#loss;
+  }
+
   onLost(listener: (loss: GuestLoss) => void): void {
     if (this.#loss !== null) listener(this.#loss);
     else this.#onLost = listener;
@@ -211,6 +218,7 @@ export class QemuGuest implements Guest {
 
   /** Why a machine that stands cannot be checkpointed; asked once for as long as it stands. */
   async #standing(): Promise<RomulusError> {
+    if (this.#parts.guardian.isStopped) return notRunning('it is stopped for a change of ours');
     if (this.#standsAs === null) {
       const { status, running } = await ask(this.#parts.qmp, 'query-status');
       this.#isRunning = running;
@@ -241,6 +249,7 @@ export class QemuGuest implements Guest {
       case 'RESUME':
         this.#isRunning = true;
         this.#standsAs = null;
+        this.#parts.guardian.noteStopped(false);
         return;
       case 'SHUTDOWN':
         return this.#lose({

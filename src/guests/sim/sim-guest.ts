@@ -173,6 +173,11 @@ export class SimGuest implements Guest {
     this.#control.close();
   }
 
+  lastWords(): Promise<GuestLoss | null> {
+    // It says nothing when it ends: whoever switches it off kills it.
+    return Promise.resolve(null);
+  }
+
   onLost(listener: (loss: GuestLoss) => void): void {
     if (this.#control.ended !== null && !this.#fenced) {
       listener({ kind: 'died', why: this.#control.ended.message });

@@ -94,11 +94,24 @@ describe.runIf(hasQemu)('a running QEMU', () => {
     expect(await user.command('query-status')).toMatchObject({ status: 'running' });
   });
 
+  test('is not taken for paused by its user while we have it stopped', async () => {
+    const machine = await start();
+    const guest = await attach(machine);
+    await guest.monitor.command('stop');
+    const refusal = await guest.pause(() => undefined).catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'ERR_GUEST_CANNOT_SUSPEND', details: {} });
+    expect(String(refusal)).toContain('a change of ours');
+    await guest.monitor.command('cont');
+    await guest.pause(() => undefined);
+  });
+
   test('tells a power-off by its own system from a death', async () => {
     const machine = await start();
-    const lost = lossOf(await attach(machine));
+    const guest = await attach(machine);
+    const lost = lossOf(guest);
     await machine.command('poweroff').catch(() => undefined);
     expect(await lost).toMatchObject({ kind: 'ended' });
+    expect(await guest.lastWords()).toMatchObject({ kind: 'ended' });
 
     const other = await start();
     const died = lossOf(await attach(other));
