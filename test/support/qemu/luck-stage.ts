@@ -106,7 +106,7 @@ export class LuckStage {
 
   /**
    * Has the guest on this side switch its machine off.
-   * @throws {Error} with what the console said last, when it does not.
+   * @throws {Error} with what the console said last, and where the processor is, when it does not.
    */
   async switchOff(side: Side, machine: Child): Promise<void> {
     const { console } = this.#serials[side];
@@ -114,14 +114,25 @@ export class LuckStage {
       () => 'ok',
       (error: unknown) => toRomulusError(error).message,
     );
-    await until(
-      'the machine to be switched off',
-      () => machine.isGone(),
-      () => {
-        const said = console.lines.slice(-LOG_LINES_MAX).map(({ text }) => text);
-        return `the guest answered '${answer}', and last said:\n${said.join('\n')}`;
-      },
-    );
+    try {
+      await until('the machine to be switched off', () => machine.isGone());
+    } catch (error) {
+      const said = console.lines.slice(-LOG_LINES_MAX).map(({ text }) => text);
+      const monitor = await this.userMonitor();
+      const stuck: string[] = [];
+      for (const line of [
+        'info status',
+        'info registers',
+        'info registers',
+        'info lapic',
+        'info pic',
+      ])
+        stuck.push(await monitor.humanMonitor(line));
+      throw new Error(
+        `the guest answered '${answer}', and last said:\n${said.join('\n')}\n${stuck.join('\n')}`,
+        { cause: error },
+      );
+    }
   }
 
   /** Starts a machine on side a, as its user would, and waits until its guest runs. */
