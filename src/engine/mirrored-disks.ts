@@ -13,14 +13,18 @@ import { fromErrorJson, RomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.ts';
 import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
 import type { WantedDisk } from '../disks/qemu-disk.ts';
+import { STEP_TIMEOUT_MS } from '../disks/qemu-mirror.ts';
 import { bytesWaiting, makeCounter } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
 import { workerUrl } from '../native/worker-url.ts';
 import type { DiskBegin, DiskEvent, DiskMethods, DiskTarget } from './disk-worker.ts';
 import { ThreadClient } from './thread-rpc.ts';
 
-/** How long a disk thread that is given up may take to leave the machine clean, milliseconds. */
-const FAREWELL_MS = 2000;
+/**
+ * How long a disk thread that is given up may take to leave the machine clean, milliseconds: it has the
+ * machine stopped meanwhile, and QEMU takes its time to stop where a disk is slow.
+ */
+const FAREWELL_MS = 2 * STEP_TIMEOUT_MS;
 
 export interface MirroredDisksOptions {
   readonly disks: readonly WantedDisk[];
