@@ -4,13 +4,13 @@
  */
 import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { hasKvm, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
+import { kvmWorks, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
 import { drill, DRILL_WAIT_MS, drills, expectProof, type Finished } from '../support/run-drill.ts';
 
 /** In a row, by one command, struck at random moments. */
 const SERIES = 10;
 const available = await requireQemu();
-const kvm = available && hasKvm();
+const kvm = available && (await kvmWorks());
 const versions = available ? (await qemuVersions()).map(({ version }) => version) : [];
 /** From one version to another, where both are here. */
 const pairs = [

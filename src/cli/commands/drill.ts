@@ -381,7 +381,10 @@ export function addDrill(program: Command): void {
       oneOf('--accelerator', ACCELERATORS),
     )
     .option('--machine <type>', 'machine type (default: q35, or one that both QEMUs have)')
-    .option('--cpu <model>', 'CPU model (default: max, or one that both QEMUs have)')
+    .option(
+      '--cpu <model>',
+      'CPU model (default: max, kvm64 under KVM, or one that both QEMUs have)',
+    )
     .option('--disk', 'with --guest qemu: a disk, written and checked by the guest, replicated')
     .option(
       '--net',

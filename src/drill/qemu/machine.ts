@@ -14,7 +14,7 @@ export interface MachineOptions {
   /** QEMU's machine type; `q35` by default. */
   readonly machine?: string;
   readonly accelerator?: 'tcg' | 'kvm';
-  /** CPU model; `max` by default, which only migrates between QEMUs of one version. */
+  /** CPU model; by default `max`, which only migrates between QEMUs of one version, or `kvm64` under KVM. */
   readonly cpu?: string;
   readonly cpuCount?: number;
   /** Instead of the Linux guest, the one without any system. */
@@ -34,6 +34,8 @@ export const CONSOLE_ID = 'console';
 export const CONTROL_ID = 'control';
 
 const ACCELERATORS = { tcg: 'tcg,thread=multi', kvm: 'kvm' } as const;
+/** A nested KVM may lack registers that `max` has, and QEMU then ends as it starts the machine. */
+const CPUS = { tcg: 'max', kvm: 'kvm64' } as const;
 
 /** The arguments of QEMU for such a machine. Both serial sockets must be listened on already. */
 export function machineArguments(
@@ -55,10 +57,11 @@ export function machineArguments(
         ['-initrd', image.initrd],
         ['-append', kernelArgs.join(' ')],
       ];
+  const accelerator = options.accelerator ?? 'tcg';
   const pairs: [string, string][] = [
     ['-machine', options.machine ?? 'q35'],
-    ['-accel', ACCELERATORS[options.accelerator ?? 'tcg']],
-    ['-cpu', options.cpu ?? 'max'],
+    ['-accel', ACCELERATORS[accelerator]],
+    ['-cpu', options.cpu ?? CPUS[accelerator]],
     ['-smp', String(options.cpuCount ?? 1)],
     ['-m', String(options.memoryMib)],
     ['-display', 'none'],

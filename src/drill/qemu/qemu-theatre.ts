@@ -45,7 +45,8 @@ interface Parts {
   /** QEMU of the primary and of the backup. */
   readonly binaries: readonly [string, string];
   readonly machine: string;
-  readonly cpu: string;
+  /** Null: as the machine has it by default. */
+  readonly cpu: string | null;
 }
 
 /** The serial ports of one side. */
@@ -73,7 +74,7 @@ async function findParts(options: QemuDrillOptions, say: Say): Promise<Parts> {
     image: options.disk || options.net ? await servicesImage(image, say) : image,
     binaries,
     machine: options.machine ?? (alike ? 'q35' : COMMON_MACHINE),
-    cpu: options.cpu ?? (alike ? 'max' : COMMON_CPU),
+    cpu: options.cpu ?? (alike ? null : COMMON_CPU),
   };
 }
 
@@ -175,7 +176,7 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
           ],
           extraArgs: around.machineArgs(),
           machine,
-          cpu,
+          ...(cpu !== null && { cpu }),
           accelerator,
           bare: workload === 'bare',
         },

@@ -4,12 +4,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { hasKvm, qemuVersions, requireQemu } from '../../support/qemu/require-qemu.ts';
+import { kvmWorks, qemuVersions, requireQemu } from '../../support/qemu/require-qemu.ts';
 import { startGuest } from '../../support/qemu/start-guest.ts';
 
 const available = await requireQemu();
 const versions = available ? await qemuVersions() : [];
-const kvm = available && hasKvm();
+const kvm = available && (await kvmWorks());
 const BOOT_MS = 90_000;
 
 describe.skipIf(!available)('the test guest', () => {

@@ -9,6 +9,10 @@ import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { ensureQemu, QEMU_VERSIONS, qemuOfVersion } from '../../../src/drill/qemu/qemu-versions.ts';
 import { servicesImage } from '../../../src/drill/qemu/services-image.ts';
 import { ensureTools } from '../../../src/drill/qemu/tools.ts';
+import { startGuest } from './start-guest.ts';
+
+/** A nested KVM may take seconds for the firmware alone. */
+const KVM_WAIT_MS = 60_000;
 
 const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
 
@@ -85,10 +89,24 @@ async function findVersions(): Promise<TestQemu[]> {
   return found;
 }
 
-/** True when /dev/kvm opens here. Not every such machine can also run a whole kernel under it. */
-export function hasKvm(): boolean {
+/**
+ * True when a machine runs under KVM here. Not every such host can also run a whole kernel under it,
+ * and some give /dev/kvm to whom QEMU cannot start any machine with it.
+ */
+export async function kvmWorks(): Promise<boolean> {
   try {
     closeSync(openSync('/dev/kvm', constants.O_RDWR));
+    const guest = await startGuest({ memoryMib: 64, bare: true, accelerator: 'kvm' });
+    try {
+      await Promise.race([
+        guest.serial.waitFor('c 1', (text) => text === 'c 1', { withinMs: KVM_WAIT_MS }),
+        guest.gone.then(() => {
+          throw new Error(`QEMU ended: ${guest.stderr()}`);
+        }),
+      ]);
+    } finally {
+      await guest.stop();
+    }
     return true;
   } catch (error) {
     process.stderr.write(`SKIPPED: tests under KVM: ${(error as Error).message}\n`);
