@@ -33,6 +33,7 @@
         'src/crc32c.cc',
         'src/page_delta.cc',
         'src/page_delta_avx2.cc',
+        'src/page_delta_avx2_apply.cc',
         'src/page_delta_avx512.cc',
         'src/page_delta_avx512_apply.cc',
         'src/page_delta_batch.cc',

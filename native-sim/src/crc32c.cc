@@ -10,6 +10,7 @@ namespace romulus {
 namespace {
 
 using crc32c_detail::kPolynomial;
+using crc32c_detail::kStreamBytes;
 using crc32c_detail::Multiply;
 using crc32c_detail::PowerOfX;
 
@@ -54,9 +55,6 @@ inline uint32_t Shift(const ShiftTables& tables, uint32_t crc) {
   return tables[0][crc & 0xff] ^ tables[1][(crc >> 8) & 0xff] ^ tables[2][(crc >> 16) & 0xff] ^
          tables[3][crc >> 24];
 }
-
-// A third of a page, so that a page is three streams and two words.
-constexpr size_t kStreamBytes = 1360;
 
 // What appending 2^n zero bytes multiplies a raw CRC by.
 constexpr std::array<uint32_t, 64> MakePowers() {

@@ -25,6 +25,9 @@ uint32_t Crc32cCombine(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b);
 
 namespace crc32c_detail {
 
+// A third of a page, so that a page is three streams and two words.
+constexpr size_t kStreamBytes = 1360;
+
 constexpr uint32_t kPolynomial = 0x82f63b78;
 
 // Product modulo the polynomial; bit 31 is x^0, as everywhere in a reflected CRC.
@@ -52,6 +55,9 @@ constexpr uint32_t PowerOfX(uint64_t exponent) {
 constexpr uint64_t FoldConstant(uint64_t exponent) {
   return static_cast<uint64_t>(PowerOfX(exponent)) << 1;
 }
+
+// Of a page of zeros.
+constexpr uint32_t kZeroPageCrc = ~Multiply(0xffffffff, PowerOfX(8 * 4096));
 
 }  // namespace crc32c_detail
 }  // namespace romulus

@@ -69,23 +69,42 @@ KERNEL_TARGET inline size_t RunHeaderBytes(uint8_t run_count, const uint8_t* dat
   return static_cast<size_t>(at - data);
 }
 
+// The sum of four 16-bit numbers below 2^14.
+KERNEL_TARGET inline size_t SumOfFour(uint64_t numbers) {
+  return static_cast<size_t>(numbers * 0x0001000100010001 >> 48);
+}
+
 KERNEL_TARGET inline bool IsValidRunsGeneric(uint8_t run_count, const uint8_t* data,
                                              size_t bytes) {
   if (run_count == 0) return false;
+  constexpr uint64_t kOddBytes = 0x00ff00ff00ff00ff;
   const uint8_t* from = data;
   const uint8_t* const end = data + bytes;
   size_t position = 0;
   size_t total = 0;
-  for (uint32_t run = 0; run < run_count; ++run) {
-    uint32_t skip;
-    uint32_t length;
-    if (!ReadLeb128(from, end, &skip) || !ReadLeb128(from, end, &length)) return false;
-    if (length == 0) return false;
-    position += skip + length;
-    total += length;
-    if (position > kPageBytes) return false;
+  for (uint32_t left = run_count; left > 0;) {
+    const uint64_t word = left >= 4 && end - from >= 8 ? LoadWord(from) : ~uint64_t{0};
+    if ((word & 0x8080808080808080) == 0) {
+      // Four runs whose numbers have a byte each.
+      const uint64_t lengths = word >> 8 & kOddBytes;
+      // A carry out of each length that is not zero.
+      if (((lengths + kOddBytes) & ~kOddBytes) != 0x0100010001000100) return false;
+      const size_t sum = SumOfFour(lengths);
+      position += SumOfFour(word & kOddBytes) + sum;
+      total += sum;
+      from += 8;
+      left -= 4;
+    } else {
+      uint32_t skip;
+      uint32_t length;
+      if (!ReadLeb128(from, end, &skip) || !ReadLeb128(from, end, &length)) return false;
+      if (length == 0) return false;
+      position += skip + length;
+      total += length;
+      --left;
+    }
   }
-  return total == static_cast<size_t>(end - from);
+  return position <= kPageBytes && total == static_cast<size_t>(end - from);
 }
 
 // Encodings without structure of their own.
@@ -113,20 +132,6 @@ KERNEL_TARGET inline bool IsValidGeneric(uint8_t encoding, uint8_t run_count, co
   if (run_count != 0) return false;
   if (encoding == kEncodingMask) return IsValidMaskGeneric(data, bytes);
   return IsValidWhole(encoding, bytes);
-}
-
-KERNEL_TARGET inline void ApplyRunsGeneric(uint8_t* target, uint8_t run_count,
-                                           const uint8_t* data) {
-  const uint8_t* from = data + RunHeaderBytes(run_count, data);
-  const uint8_t* header = data;
-  uint8_t* to = target;
-  for (uint32_t run = 0; run < run_count; ++run) {
-    to += TakeLeb128(header);
-    const uint32_t length = TakeLeb128(header);
-    std::memcpy(to, from, length);
-    to += length;
-    from += length;
-  }
 }
 
 }  // namespace

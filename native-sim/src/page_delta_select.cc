@@ -17,7 +17,8 @@ Available Detect() {
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
                         __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
-                        __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("lzcnt");
+                        __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("lzcnt") &&
+                        __builtin_cpu_supports("pclmul");
   if (!has_avx2) return available;
   available.kernels[available.count++] = &kPageKernelAvx2;
   const bool has_avx512 =

@@ -8,6 +8,7 @@ import { runSanitized } from './sanitized.ts';
 const SOURCES = [
   'crc32c.cc',
   'page_delta_avx2.cc',
+  'page_delta_avx2_apply.cc',
   'page_delta_avx512.cc',
   'page_delta_avx512_apply.cc',
   'page_delta_batch.cc',
