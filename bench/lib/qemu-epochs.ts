@@ -134,7 +134,7 @@ export class QemuEpochs {
         copyMs += stats.copyNs / 1e6;
       }
     });
-    if (mode === 'ahead') this.#policy.record(aheadPages, pausePages);
+    if (mode === 'ahead') this.#policy.record({ aheadPages, pausePages, scanMs });
     let sentBytes = 0;
     this.#epoch += 1;
     // A bare pause leaves the dirty set: the next checkpoint must not find two.

@@ -298,7 +298,7 @@ async function checkpoint(request: {
     }
     if (beside.fits(aheadPages + pausePages)) encoded = encodeEpoch(request.epoch);
   });
-  ahead.record(aheadPages, pausePages);
+  ahead.record({ aheadPages, pausePages, scanMs });
   const wasBeside = encoded !== null;
   const { batches, totals } = encoded ?? encodeEpoch(request.epoch);
   beside.record({
