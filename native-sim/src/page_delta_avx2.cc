@@ -41,7 +41,7 @@ KERNEL_TARGET_INLINE uint64_t CompareHalf(const uint8_t* now, const uint8_t* old
 
 // Compares and sums up in one pass; `masks` receives the changed bytes of each line.
 KERNEL_TARGET_APART PageSummary Scan(const uint8_t* now, const uint8_t* old,
-                                      const EncodeAhead& ahead, uint64_t* masks) {
+                                     const EncodeAhead& ahead, uint64_t* masks) {
   constexpr size_t kLinesPerStep = 2;
   constexpr size_t kWordsPerStep = 5;
   constexpr size_t kSteps = kLinesPerPage / kLinesPerStep;
@@ -90,7 +90,8 @@ KERNEL_TARGET_APART uint32_t SumOfPopcounts(const uint64_t* words) {
   return static_cast<uint32_t>(sums[0] + sums[1] + sums[2] + sums[3]);
 }
 
-// The string of four words and what follows it, moved down by so many bits, and up.
+// Four words of a string of bits: moved up by so many with what precedes them, and down with what
+// follows.
 KERNEL_TARGET_INLINE __m256i Up(__m256i here, __m256i before, int bits) {
   return _mm256_or_si256(_mm256_slli_epi64(here, bits), _mm256_srli_epi64(before, 64 - bits));
 }
@@ -101,7 +102,7 @@ KERNEL_TARGET_INLINE __m256i Down(__m256i here, __m256i after, int bits) {
 // Short gaps filled, and a bit where a run starts or has just ended. Returns which lines have such
 // bits.
 KERNEL_TARGET_APART uint64_t MergeAndFindEdges(const PageMasks& changed, uint64_t* merged,
-                                                uint64_t* edges) {
+                                               uint64_t* edges) {
   static_assert(kGapBytesMerged == 2);
   const uint64_t* words = changed.lines;
   uint64_t lines = 0;
@@ -130,8 +131,8 @@ KERNEL_TARGET_APART uint64_t MergeAndFindEdges(const PageMasks& changed, uint64_
   return lines;
 }
 
-// The masked bytes of a line, packed: eight are gathered by a shuffle, for PEXT takes longer. Writes
-// up to 8 bytes more.
+// The masked bytes of a line, packed: eight are gathered by a shuffle, for PEXT takes longer.
+// Writes up to 8 bytes more.
 KERNEL_TARGET_INLINE uint8_t* PackLine(const uint8_t* line, uint64_t mask, uint8_t* to) {
   const __m128i upper_bytes = _mm_set1_epi64x(0x0808080808080808);
   KERNEL_UNROLL(4)
@@ -152,7 +153,7 @@ KERNEL_TARGET_INLINE uint8_t* PackLine(const uint8_t* line, uint64_t mask, uint8
 }
 
 KERNEL_TARGET_APART uint8_t* PackLines(const uint8_t* now, uint8_t* to, const uint64_t* masks,
-                                        uint64_t lines) {
+                                       uint64_t lines) {
   for (uint64_t rest = lines; rest != 0; rest &= rest - 1) {
     const auto line = static_cast<size_t>(__builtin_ctzll(rest));
     to = PackLine(now + kLineBytes * line, masks[line], to);
@@ -205,7 +206,7 @@ KERNEL_TARGET_APART size_t ListEdges(const uint64_t* edges, uint64_t lines, uint
 }
 
 // Distances between neighbours in LEB128 of one or two bytes. Reads one position before the first,
-// and up to 15 after the last; writes up to 30 bytes more.
+// and up to 15 after the last; writes up to 8 bytes more.
 KERNEL_TARGET_APART uint8_t* EmitDistances(const uint16_t* positions, size_t count, uint8_t* to) {
   const __m256i low_bits = _mm256_set1_epi16(127);
   const __m256i low_byte = _mm256_set1_epi16(0xff);
@@ -235,7 +236,7 @@ KERNEL_TARGET_APART uint8_t* EmitDistances(const uint16_t* positions, size_t cou
 // The bytes of runs, run by run: the quicker way where a line has hardly more than two of them.
 // Writes up to 31 bytes more.
 KERNEL_TARGET_APART uint8_t* PackRuns(const uint8_t* now, uint8_t* to, const uint16_t* edges,
-                                       size_t edge_count) {
+                                      size_t edge_count) {
   for (size_t at = 0; at < edge_count; at += 2) {
     const size_t start = edges[at];
     const size_t length = edges[at + 1] - start;
