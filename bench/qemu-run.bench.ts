@@ -26,46 +26,44 @@ const PACE_SHARE_MIN = 0.99;
 const QUEUE_HIGH_BYTES = 64 * MIB;
 const WARM_MS = 3000;
 const SETTLE_MS = 1000;
-/**
- * A shared host has slow and fast phases, seconds long, that differ by half. The faster quarter of the
- * rounds is compared too, beside the medians: where the two differ, phases were measured.
- */
-const PHASE_QUANTILE = 0.25;
-/** For the first half minute the nodes' own code is still being compiled, on the guest's processors. */
-const NODES_WARM_MS = 30_000;
+/** Until then the nodes' own code is still being compiled, on the guest's processors. */
+const NODES_WARM_MS = 20_000;
+const JOB_PACES = [20, 40];
 
 export interface QemuRunOptions {
-  /** How long each pace of the job is measured, and how often all are. */
+  /** How long a stretch of the job is, and how many turns of them are measured. */
   readonly jobSeconds?: number;
-  readonly jobRounds?: number;
+  readonly jobTurns?: number;
   readonly paceSeconds?: number;
   /** Between the beginning of protection and the first measurement. */
   readonly nodesWarmMs?: number;
 }
 
-/** The job at one pace. */
-class JobSamples {
-  readonly roundsMs: number[] = [];
-  #elapsedNs = 0;
-  #ranNs = 0;
-  #waitedNs = 0;
+/** One stretch of the job. */
+interface JobStretch {
+  /** Median of the job's rounds in it. */
+  readonly roundMs: number;
+  /** Of its time, the part in which the guest's processor ran, or could have and another thread did. */
+  readonly vcpuRanPercent: number;
+  readonly vcpuWaitedPercent: number;
+}
 
-  /** Goes on for so long. */
-  async add(serial: SerialLine, machinePid: number, seconds: number): Promise<void> {
-    const vcpu = busiestThread(machinePid);
-    const before = { atMs: performance.now(), ...threadUse(machinePid, vcpu) };
-    this.roundsMs.push(...(await roundsMs(serial, seconds)));
-    const after = threadUse(machinePid, vcpu);
-    this.#elapsedNs += (performance.now() - before.atMs) * 1e6;
-    this.#ranNs += after.ranNs - before.ranNs;
-    this.#waitedNs += after.waitedNs - before.waitedNs;
-  }
-
-  /** Of the time, the part in which the guest's processor ran, or could have and another thread did. */
-  get vcpuPercents(): { ran: number; waited: number } {
-    const percent = (ns: number): number => rounded((100 * ns) / this.#elapsedNs);
-    return { ran: percent(this.#ranNs), waited: percent(this.#waitedNs) };
-  }
+async function jobStretch(
+  serial: SerialLine,
+  machinePid: number,
+  seconds: number,
+): Promise<JobStretch> {
+  const vcpu = busiestThread(machinePid);
+  const startMs = performance.now();
+  const before = threadUse(machinePid, vcpu);
+  const rounds = await roundsMs(serial, seconds);
+  const after = threadUse(machinePid, vcpu);
+  const elapsedNs = (performance.now() - startMs) * 1e6;
+  return {
+    roundMs: percentile(rounds, 0.5),
+    vcpuRanPercent: (100 * (after.ranNs - before.ranNs)) / elapsedNs,
+    vcpuWaitedPercent: (100 * (after.waitedNs - before.waitedNs)) / elapsedNs,
+  };
 }
 
 /** Times that rounds of the job took, over the lines that fell into a stretch. */
@@ -79,55 +77,63 @@ async function roundsMs(serial: SerialLine, seconds: number): Promise<number[]> 
   return times.slice(1).map((time, index) => time - (times[index] ?? time));
 }
 
+/** Stretches without protection, and at each pace, in turn. */
 async function measureJob(options: {
   seconds: number;
-  rounds: number;
+  turns: number;
   nodesWarmMs: number;
 }): Promise<Row[]> {
-  const { seconds, rounds, nodesWarmMs } = options;
+  const { seconds, turns, nodesWarmMs } = options;
   const pair = await QemuPair.start({ memoryMib: MEMORY_MIB, run: ['work'] });
-  const { serial, pid } = pair.machine;
-  const free = new JobSamples();
-  const held = new Map<number, JobSamples>([
-    [20, new JobSamples()],
-    [40, new JobSamples()],
-  ]);
+  const free: JobStretch[] = [];
+  const held = new Map<number, JobStretch[]>(JOB_PACES.map((pace) => [pace, []]));
+  const stretch = async (): Promise<JobStretch> => {
+    await sleep(SETTLE_MS);
+    return await jobStretch(pair.machine.serial, pair.machine.pid, seconds);
+  };
   try {
     await sleep(WARM_MS);
-    await free.add(serial, pid, (seconds * rounds) / 2);
-    await pair.protect(50);
-    await sleep(nodesWarmMs);
-    for (let round = 0; round < rounds; round += 1)
-      for (const [epochsPerSecond, samples] of held) {
+    free.push(await stretch());
+    for (let turn = 0; turn < turns; turn += 1) {
+      await pair.protect(1000 / (JOB_PACES[0] ?? 1));
+      await sleep(nodesWarmMs);
+      for (const [epochsPerSecond, stretches] of held) {
         await pair.setInterval(1000 / epochsPerSecond);
-        await sleep(SETTLE_MS);
-        await samples.add(serial, pid, seconds);
+        stretches.push(await stretch());
       }
-    await pair.unprotect();
-    await sleep(SETTLE_MS);
-    await free.add(serial, pid, (seconds * rounds) / 2);
+      await pair.unprotect();
+      free.push(await stretch());
+    }
   } finally {
     await pair.close();
   }
-  const spread = (samples: JobSamples): [number, number] => [
-    percentile(samples.roundsMs, PHASE_QUANTILE),
-    percentile(samples.roundsMs, 0.5),
-  ];
-  const [freeMs, freeMedianMs] = spread(free);
-  return [...held].map(([epochsPerSecond, samples]) => {
-    const [heldMs, heldMedianMs] = spread(samples);
-    return {
-      what: 'job',
-      epochsPerSecond,
-      unprotectedMs: rounded(freeMedianMs),
-      protectedMs: rounded(heldMedianMs),
-      slowdown: rounded(heldMedianMs / freeMedianMs),
-      slowdownInFastPhases: rounded(heldMs / freeMs),
-      vcpuRanPercent: samples.vcpuPercents.ran,
-      vcpuWaitedPercent: samples.vcpuPercents.waited,
-      vcpuWaitedPercentUnprotected: free.vcpuPercents.waited,
-    };
-  });
+  return [...held].map(([epochsPerSecond, stretches]) => jobRow(epochsPerSecond, stretches, free));
+}
+
+/** `free[n]` came before the n-th of the stretches, and `free[n + 1]` after it. */
+function jobRow(
+  epochsPerSecond: number,
+  held: readonly JobStretch[],
+  free: readonly JobStretch[],
+): Row {
+  const roundMs = (stretch: JobStretch | undefined): number => stretch?.roundMs ?? Number.NaN;
+  const ratios = held.map(
+    (stretch, turn) => (2 * stretch.roundMs) / (roundMs(free[turn]) + roundMs(free[turn + 1])),
+  );
+  const median = (values: readonly number[]): number => rounded(percentile(values, 0.5));
+  return {
+    what: 'job',
+    epochsPerSecond,
+    turns: held.length,
+    unprotectedMs: median(free.map((stretch) => stretch.roundMs)),
+    protectedMs: median(held.map((stretch) => stretch.roundMs)),
+    slowdown: median(ratios),
+    slowdownLowest: rounded(Math.min(...ratios)),
+    slowdownHighest: rounded(Math.max(...ratios)),
+    vcpuRanPercent: median(held.map((stretch) => stretch.vcpuRanPercent)),
+    vcpuWaitedPercent: median(held.map((stretch) => stretch.vcpuWaitedPercent)),
+    vcpuWaitedPercentUnprotected: median(free.map((stretch) => stretch.vcpuWaitedPercent)),
+  };
 }
 
 function paceRow(what: string, asked: number, stretch: QemuStretch): Row {
@@ -206,9 +212,9 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 
 /** The job at both paces, then the paces themselves. */
 export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
-  const { jobSeconds = 5, jobRounds = 8, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
+  const { jobSeconds = 5, jobTurns = 7, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
   const rows = [
-    ...(await measureJob({ seconds: jobSeconds, rounds: jobRounds, nodesWarmMs })),
+    ...(await measureJob({ seconds: jobSeconds, turns: jobTurns, nodesWarmMs })),
     await measurePace('1,000 pages an epoch', {
       run: ['dirty'],
       kernelArgs: ['romulus.dirty=1000/25ms/8'],
@@ -226,7 +232,7 @@ export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
     rows,
     claims: claimsOf(rows),
     notes: [
-      'guest, primary and backup on the same two processors; times of the job by a clock outside, half a minute after protection began; slowdown compares medians of rounds, slowdownInFastPhases their lower quartiles; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
+      'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not, since a shared host has slow and fast phases: each protected stretch is compared with the mean of the free ones before and after it, slowdown is the median of that; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
       'Remus reported 1.52 and 2.03 for a kernel compile at 20 and 40 checkpoints a second',
     ],
   };

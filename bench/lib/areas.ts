@@ -88,10 +88,10 @@ export const AREAS: readonly Area[] = [
   {
     name: 'qemu-run',
     title: 'A Linux in a real QEMU under protection: slowdown and pace',
-    withinSeconds: { quick: 240, full: 900 },
+    withinSeconds: { quick: 240, full: 1200 },
     run: async (settings) =>
       (await import('../qemu-run.bench.ts')).run(
-        isQuick(settings) ? { jobSeconds: 4, jobRounds: 1, paceSeconds: 10 } : {},
+        isQuick(settings) ? { jobSeconds: 4, jobTurns: 1, paceSeconds: 10 } : {},
       ),
   },
   {

@@ -35,6 +35,7 @@ interface HostNative {
   hostFacts(): HostFacts;
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
+  easeThread(): boolean;
   boostHelpers(): number;
   learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
@@ -60,6 +61,16 @@ export function monotonicNs(): bigint {
  */
 export function boostThread(): 'rr' | 'nice' | 'none' {
   return loadNative<HostNative>().boostThread();
+}
+
+/**
+ * Puts the calling thread among ordinary ones again, at the best niceness there is: still ahead of
+ * nearly all, and Linux looks for an idle CPU for it whenever it wakes. A real-time thread it wakes
+ * on the CPU of last time, whoever runs there and however idle the others are.
+ * @returns false, and nothing is changed, when that niceness is not allowed.
+ */
+export function easeThread(): boolean {
+  return loadNative<HostNative>().easeThread();
 }
 
 /**

@@ -6,12 +6,19 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert, unreachable } from '../base/assert.ts';
 import { toRomulusError } from '../base/errors.ts';
-import { boostHelpers, boostMain, boostThread, isolateDescriptors } from '../native/host.ts';
+import {
+  boostHelpers,
+  boostMain,
+  boostThread,
+  easeThread,
+  isolateDescriptors,
+} from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
 import { monotonicMs, PromiseWords } from './promise-words.ts';
 import { PrimaryHeart, startPrimaryHeart } from './primary-heart.ts';
 import { Ticker } from './ticker.ts';
+import { Urgency } from './urgency.ts';
 
 /** Silence is judged once an interval, and with very long ones still this often. */
 const REVIEW_MS_MAX = 50;
@@ -54,8 +61,29 @@ async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
   return await startPrimaryHeart({ ...common, partner: data.partner });
 }
 
+/**
+ * Follows the host: real-time priority while it is saturated, an ordinary one else. Does nothing
+ * where this thread may not have the one, or not go back to the other.
+ */
+class PriorityKeeper {
+  readonly #urgency = new Urgency(monotonicMs());
+  #canChange: boolean;
+  #isUrgent = true;
+
+  constructor(canChange: boolean) {
+    this.#canChange = canChange;
+  }
+
+  ticked(expectedAtMs: number, actualAtMs: number): void {
+    const isUrgent = this.#urgency.ticked(expectedAtMs, actualAtMs);
+    if (!this.#canChange || isUrgent === this.#isUrgent) return;
+    this.#isUrgent = isUrgent;
+    this.#canChange = isUrgent ? boostThread() === 'rr' : easeThread();
+  }
+}
+
 /** Beats and reviews share one timer: each time this thread wakes, somebody else does not run. */
-function run(heart: PrimaryHeart | BackupHeart): void {
+function run(heart: PrimaryHeart | BackupHeart, keeper: PriorityKeeper): void {
   const { intervalMs } = data.tuning;
   const reviewsPerBeat = Math.ceil(intervalMs / REVIEW_MS_MAX);
   const reviewMs = intervalMs / reviewsPerBeat;
@@ -71,6 +99,7 @@ function run(heart: PrimaryHeart | BackupHeart): void {
     reviewCount += 1;
     if (heart instanceof PrimaryHeart && reviewCount % reviewsPerBeat === 0) heart.beat();
     heart.judge.ticked(expectedAtMs, actualAtMs);
+    keeper.ticked(expectedAtMs, actualAtMs);
     if (heart.judge.isCalm(actualAtMs, overdueMs)) return;
     // After a standstill heartbeats wait in the sockets: they are read between the timers and
     // this, so the verdict never rests on what merely was not read yet.
@@ -128,7 +157,7 @@ try {
   const priority = boostThread();
   boostHelpers();
   const heart = await startHeart();
-  run(heart);
+  run(heart, new PriorityKeeper(priority === 'rr'));
   report({
     kind: 'ready',
     port: heart instanceof PrimaryHeart ? heart.port : 0,

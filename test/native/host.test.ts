@@ -46,6 +46,34 @@ test('a boost says what it did, and stays in its thread', async () => {
   expect(['rr', 'nice', 'none']).toContain(done);
 });
 
+test('an eased thread is an ordinary one of the best niceness', async () => {
+  const worker = new Worker(
+    `const { parentPort, workerData } = require('node:worker_threads');
+     const { readFileSync } = require('node:fs');
+     const native = require(workerData);
+     const look = () => {
+       const stat = readFileSync('/proc/thread-self/stat', 'utf8');
+       const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+       return { nice: Number(fields[16]), policy: Number(fields[38]) };
+     };
+     const priority = native.boostThread();
+     const before = look();
+     parentPort.postMessage({ priority, before, isEased: native.easeThread(), after: look() });`,
+    { eval: true, workerData: ADDON.pathname },
+  );
+  const done = await new Promise<{
+    priority: string;
+    before: object;
+    isEased: boolean;
+    after: object;
+  }>((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+  });
+  await worker.terminate();
+  expect(done.after).toEqual(done.isEased ? { nice: -20, policy: 0 } : done.before);
+});
+
 /** Scheduling policy of every thread of this process, in order of age: field 41 of its stat. */
 function policies(): number[] {
   return readdirSync('/proc/self/task').map((thread) => {
