@@ -1,12 +1,15 @@
-// System calls on descriptors that Node has no way to. All descriptors are borrowed but the one that
-// duplicateDescriptor returns, which is the caller's. Any thread.
+// System calls on descriptors that Node has no way to. All descriptors are borrowed but those that
+// duplicateDescriptor and listenAtPath return, which are the caller's. Any thread.
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "areas.h"
@@ -17,6 +20,7 @@ namespace romulus {
 namespace {
 
 constexpr size_t kReadBytes = 16384;
+constexpr int kBacklog = 8;
 
 int DescriptorIn(const Napi::CallbackInfo& info) {
   return static_cast<int>(WholeNumber(info[0], "fd"));
@@ -30,6 +34,35 @@ Napi::Value DuplicateDescriptor(const Napi::CallbackInfo& info) {
                             "Raise the limit on open files (`ulimit -n`).");
     }
     return Napi::Number::New(info.Env(), copy);
+  });
+}
+
+// (path): a unix socket that listens there, for this user alone, and that nobody here accepts from.
+Napi::Value ListenAtPath(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const std::string path = info[0].ToString().Utf8Value();
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool listens = false;
+    if (path.size() >= sizeof address.sun_path) {
+      errno = ENAMETOOLONG;
+    } else if (fd >= 0) {
+      std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+      // Before it has a path: nobody else gets to it even for a moment.
+      listens = fchmod(fd, S_IRUSR | S_IWUSR) == 0 &&
+                bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+                listen(fd, kBacklog) == 0;
+    }
+    if (!listens) {
+      const int reason = errno;
+      if (fd >= 0) close(fd);
+      errno = reason;
+      throw Failure::System("ERR_HOST_DESCRIPTOR", "cannot listen on " + path,
+                            "Check that its directory exists, is writable and the path is not too "
+                            "long.");
+    }
+    return Napi::Number::New(info.Env(), fd);
   });
 }
 
@@ -122,6 +155,7 @@ Napi::Value ReadRest(const Napi::CallbackInfo& info) {
 
 void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("duplicateDescriptor", Napi::Function::New(env, DuplicateDescriptor));
+  exports.Set("listenAtPath", Napi::Function::New(env, ListenAtPath));
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor));
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));

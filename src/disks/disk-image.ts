@@ -1,4 +1,4 @@
-/** The bytes of a machine's disk, read from its file while the machine writes to it. */
+/** The bytes of a machine's disk while the machine writes to it: what to read them from, and their file. */
 import { closeSync, fstatSync, openSync, read } from 'node:fs';
 import { promisify } from 'node:util';
 import { RomulusError } from '../base/errors.ts';
@@ -11,8 +11,18 @@ const SECTOR_BYTES = 512;
 const readAsync = promisify(read);
 const ZEROS = Buffer.alloc(READ_BYTES_MAX);
 
+/** A disk's bytes, as the guest sees them. */
+export interface ReadableDisk {
+  /**
+   * What stands there, in a buffer of its own; null when all of it is zeros. At most `READ_BYTES_MAX`.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  read(offset: number, byteCount: number): Promise<Buffer | null>;
+  close(): void;
+}
+
 /** A disk's file, opened for reading. */
-export class DiskImage {
+export class DiskImage implements ReadableDisk {
   readonly #fd: number;
   readonly #path: string;
   readonly #diskBytes: number;
@@ -39,10 +49,6 @@ export class DiskImage {
     throw readError(path, `it has ${stat.size} bytes, the disk ${diskBytes}`);
   }
 
-  /**
-   * What stands there; null when all of it is zeros. At most `READ_BYTES_MAX`.
-   * @throws {RomulusError} ERR_DISK_READ.
-   */
   async read(offset: number, byteCount: number): Promise<Buffer | null> {
     // A buffer of its own, so that it can move to another thread.
     const data = Buffer.from(new ArrayBuffer(byteCount));
@@ -67,7 +73,7 @@ export class DiskImage {
       }
       filled += bytesRead;
     }
-    return data.equals(ZEROS.subarray(0, byteCount)) ? null : data;
+    return nullIfZeros(data);
   }
 
   close(): void {
@@ -75,10 +81,16 @@ export class DiskImage {
   }
 }
 
-function readError(path: string, reason: string, cause?: unknown): RomulusError {
-  return new RomulusError('ERR_DISK_READ', `cannot read the disk ${path}: ${reason}`, {
+/** At most `READ_BYTES_MAX`, or null in their place when all are zeros. */
+export function nullIfZeros(data: Buffer): Buffer | null {
+  return data.equals(ZEROS.subarray(0, data.byteLength)) ? null : data;
+}
+
+/** An ERR_DISK_READ; `disk` is a path or a name. */
+export function readError(disk: string, reason: string, cause?: unknown): RomulusError {
+  return new RomulusError('ERR_DISK_READ', `cannot read the disk ${disk}: ${reason}`, {
     remedy: 'Check that the machine runs and that this user may read its disk.',
     ...(cause === undefined ? {} : { cause }),
-    details: { path },
+    details: { disk },
   });
 }

@@ -9,7 +9,8 @@
  * order). *Following*, from the moment at which every mirror said READY: it is the guest's writes,
  * which belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
  * dropped, and only which blocks were written is kept (`BlockEpochs`), so that a backup that comes
- * back with an image of an epoch is sent what it lacks (`resume`), read from the disks' own files.
+ * back with an image of an epoch is sent what it lacks (`resume`), read from the disks' own files where
+ * these hold it as the guest sees it, and else through QEMU.
  *
  * When `stop` has returned, every write has arrived (the guest's completion comes after our reply):
  * who stops the machine reads the count, `writesReceived(counter)`, then and there.
@@ -30,11 +31,12 @@ import {
   type WrittenPiece,
 } from '../native/disk-intake.ts';
 import { BLOCK_BYTES, BlockEpochs, type DiskStretch } from './block-epochs.ts';
-import { DiskImage, READ_BYTES_MAX } from './disk-image.ts';
+import { READ_BYTES_MAX } from './disk-image.ts';
+import { DiskReaders } from './disk-readers.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
+import { type DescriptorMonitor, removeExports } from './qemu-export.ts';
 import {
-  type DiskMonitor,
   findDisks,
   type FoundDisk,
   jobName,
@@ -53,18 +55,20 @@ const HANDFUL_BYTES = 4 * 1024 * 1024;
 export interface WantedDisk {
   /** Drive id, node name or id of a guest device. */
   readonly name: string;
-  /** Where its bytes can be read, as the guest sees them; null: nowhere. */
+  /** Where its bytes can be read, as the guest sees them; null: through QEMU only. */
   readonly imagePath: string | null;
 }
 
 export interface QemuDiskOptions {
-  readonly monitor: DiskMonitor;
+  readonly monitor: DescriptorMonitor;
   /** Their order numbers the disks. */
   readonly disks: readonly WantedDisk[];
   /** The epoch that will complete the first copy. */
   readonly epoch: number;
   /** Where our server's socket will be; its directory should be closed to others. */
   readonly socketPath: string;
+  /** Where QEMU's server will listen while disks are read through it. */
+  readonly exportPath: string;
   /** User that QEMU runs as; the socket is given to it. */
   readonly owner?: { readonly uid: number; readonly gid: number };
   /** See `writesReceived`; from `makeCounter`. */
@@ -108,9 +112,11 @@ export class QemuDisks {
   /** What a resumed image still lacks, and where to read it. */
   #resumed: {
     readonly stretches: Iterator<DiskStretch>;
-    readonly images: readonly DiskImage[];
+    readonly readers: DiskReaders;
     readonly epoch: number;
   } | null = null;
+  /** The end of the readers before: QEMU has one server only. */
+  #readersEnding: Promise<void> = Promise.resolve();
   /** Whose background copy is held back. */
   #pausedDisks: readonly number[] = [];
   /** True while an order to pause or go on is on its way, and until all mirrors were started. */
@@ -188,37 +194,36 @@ export class QemuDisks {
 
   /** Whether an image that holds the disks as of the end of that epoch can be carried on. */
   canResume(since: number): boolean {
-    const { disks, epoch } = this.#options;
-    return (
-      this.#lost === null &&
-      this.isReady &&
-      since >= epoch &&
-      disks.every(({ imagePath }) => imagePath !== null)
-    );
+    return this.#lost === null && this.isReady && since >= this.#options.epoch;
   }
 
   /**
    * Carries on an image that holds the disks as of the end of epoch `since`; `epoch` will complete
    * the new one. Gives the bytes that it lacks.
-   * @throws {RomulusError} ERR_DISK_READ when a disk's file cannot be read; still resting then.
+   * @throws {RomulusError} ERR_DISK_READ when a disk cannot be read, ERR_DISK_LOST; resting then.
    */
-  resume({ since, epoch }: { since: number; epoch: number }): number {
+  async resume({ since, epoch }: { since: number; epoch: number }): Promise<number> {
     assert(this.canResume(since) && epoch > since, 'an image that can be carried on');
     this.rest();
-    const images: DiskImage[] = [];
-    try {
-      for (const [disk, { imagePath }] of this.#options.disks.entries())
-        images.push(DiskImage.open(imagePath ?? '', this.disks[disk]?.diskBytes ?? 0));
-    } catch (error) {
-      for (const image of images) image.close();
-      throw error;
+    const { monitor, exportPath, disks: wanted } = this.#options;
+    await this.#readersEnding;
+    const readers = await DiskReaders.open(monitor, {
+      exportPath,
+      disks: this.disks.map((found, disk) => ({
+        ...found,
+        imagePath: wanted[disk]?.imagePath ?? null,
+      })),
+    });
+    if (this.#lost !== null) {
+      await readers.close();
+      throw this.#lost;
     }
-    // All that was received before this is in the disks' files; what comes after it waits here.
+    // All that was received before this can be read there; what comes after it waits here.
     for (const [disk, blocks] of this.#intake.resume().entries())
       this.#epochs.noteLater(disk, blocks);
     this.#epochs.settle(epoch);
     const stretches = this.#epochs.changedSince(since, READ_BYTES_MAX);
-    this.#resumed = { stretches, images, epoch };
+    this.#resumed = { stretches, readers, epoch };
     this.#isResting = false;
     return this.#epochs.bytesSince(since);
   }
@@ -243,7 +248,7 @@ export class QemuDisks {
     const stretch = resumed?.stretches.next();
     if (resumed !== null && stretch?.done === false) {
       const { disk, offset, byteCount } = stretch.value;
-      const data = (await resumed.images[disk]?.read(offset, byteCount)) ?? null;
+      const data = await resumed.readers.read(disk, offset, byteCount);
       return { chunks: [{ disk, offset, byteCount, data }], next: 'more' };
     }
     if (this.isReady) return { chunks: [], next: 'complete' };
@@ -292,12 +297,14 @@ export class QemuDisks {
       this.#unlisten();
       this.#closeServer();
       this.#endResumed();
+      await this.#readersEnding;
     }
   }
 
   #endResumed(): void {
-    for (const image of this.#resumed?.images ?? []) image.close();
+    const resumed = this.#resumed;
     this.#resumed = null;
+    if (resumed !== null) this.#readersEnding = resumed.readers.close();
   }
 
   #closeServer(): void {
@@ -426,6 +433,7 @@ function writeOf({ disk, offset, byteCount, data }: WrittenPiece): DiskWrite | D
  */
 export async function attachQemuDisks(options: QemuDiskOptions): Promise<QemuDisks> {
   const { monitor } = options;
+  await removeExports(monitor);
   await removeMirrors(monitor);
   const names = options.disks.map(({ name }) => name);
   const disks = new QemuDisks(options, await findDisks(monitor, names));

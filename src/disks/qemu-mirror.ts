@@ -53,6 +53,8 @@ const nodesSchema = z.array(z.object({ 'node-name': z.string().optional() }));
 export interface FoundDisk {
   /** Name by which QEMU's mirror takes it: a drive's id or a node's name. */
   readonly device: string;
+  /** The node that holds what the guest sees. */
+  readonly node: string;
   readonly diskBytes: number;
 }
 
@@ -83,13 +85,14 @@ export async function findDisks(
     );
     const inserted = found?.inserted;
     const device = found?.device === '' ? inserted?.['node-name'] : found?.device;
-    if (inserted === undefined || device === undefined || inserted.ro)
+    const node = inserted?.['node-name'];
+    if (inserted === undefined || device === undefined || node === undefined || inserted.ro)
       throw mirrorError(
         `the machine has no writable disk '${name}'`,
         'Name a disk as `info block` in QEMU shows it.',
         { name },
       );
-    return { device, diskBytes: inserted.image['virtual-size'] };
+    return { device, node, diskBytes: inserted.image['virtual-size'] };
   });
 }
 

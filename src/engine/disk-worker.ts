@@ -14,6 +14,7 @@ import {
   type QemuDiskOptions,
   type QemuDisks,
 } from '../disks/qemu-disk.ts';
+import { removeExports } from '../disks/qemu-export.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -21,6 +22,7 @@ import { GuardedDisks } from './guarded-disks.ts';
 import { RelayedMonitor } from './monitor-relay.ts';
 import { serveThread, Transferred } from './thread-rpc.ts';
 
+type ErrorJson = ReturnType<RomulusError['toJSON']>;
 type Settings = Omit<
   QemuDiskOptions,
   'monitor' | 'epoch' | 'onLost' | 'onBase' | 'onConnection' | 'beats'
@@ -49,7 +51,7 @@ export interface DiskView {
 
 export type DiskEvent =
   | { readonly kind: 'base' }
-  | { readonly kind: 'lost'; readonly error: ReturnType<RomulusError['toJSON']> };
+  | { readonly kind: 'lost'; readonly error: ErrorJson };
 
 interface Begun {
   readonly monitor: RelayedMonitor;
@@ -83,20 +85,30 @@ async function begin(request: DiskBegin): Promise<void> {
     beats: { shared: request.server.beat, ...(guarded !== null && { page: guarded.page }) },
     settings: request.settings,
   };
+  await removeExports(monitor);
   await removeMirrors(monitor);
 }
 
-/** Opens a view of the disks for an image; gives the bytes it lacks. */
-async function open({
-  view,
-  since,
-  epoch,
-}: DiskTarget & DiskView): Promise<{ totalBytes: number }> {
+/** A view of the disks, as it was opened. */
+interface OpenedView {
+  /** Bytes that the image lacks. */
+  readonly totalBytes: number;
+  /** Why all of the disks is sent, where less could have been enough. */
+  readonly wholeBecause: ErrorJson | null;
+}
+
+/** Opens a view of the disks for an image. */
+async function open({ view, since, epoch }: DiskTarget & DiskView): Promise<OpenedView> {
   assert(begun !== null, 'disk thread used before begin');
   assert(view > lastView, 'views are opened in order');
   lastView = view;
+  let wholeBecause: ErrorJson | null = null;
   if (disks !== null && since !== null && disks.canResume(since))
-    return { totalBytes: disks.resume({ since, epoch }) };
+    try {
+      return { totalBytes: await disks.resume({ since, epoch }), wholeBecause };
+    } catch (error) {
+      wholeBecause = toRomulusError(error).toJSON();
+    }
   await detach();
   const { monitor, guarded, connections, beats, settings } = begun;
   const mine = await attachQemuDisks({
@@ -116,7 +128,7 @@ async function open({
     },
   });
   disks = mine;
-  return { totalBytes: mine.diskBytes };
+  return { totalBytes: mine.diskBytes, wholeBecause };
 }
 
 async function nextBase({

@@ -29,14 +29,19 @@ const FAREWELL_MS = 2 * STEP_TIMEOUT_MS;
 export interface MirroredDisksOptions {
   readonly disks: readonly WantedDisk[];
   readonly socketPath: string;
+  /** Where QEMU's server will listen while disks are read through it. */
+  readonly exportPath: string;
   readonly owner?: { readonly uid: number; readonly gid: number };
   readonly bytesPerSecondMax?: number;
   /** Who frees QEMU of us when the whole process stands still; null: nobody. */
   readonly guardian: GuardianAddress | null;
   /** Lets the machine's monitor be used through the port. */
   readonly serveMonitor: (port: MessagePort) => Promise<void>;
-  /** A view was opened, and so many bytes are to be sent. */
-  readonly onOpened: (target: DiskTarget, totalBytes: number) => void;
+  /** A view was opened, and so many bytes are to be sent: all of them for this reason, if any. */
+  readonly onOpened: (
+    target: DiskTarget,
+    opened: { readonly totalBytes: number; readonly wholeBecause: RomulusError | null },
+  ) => void;
   /** The disks can no longer be followed. */
   readonly onLost: (error: RomulusError) => void;
 }
@@ -99,7 +104,8 @@ export class MirroredDisks {
       },
     });
     this.#thread = { client, watchdog };
-    const { disks, socketPath, owner, bytesPerSecondMax, guardian, serveMonitor } = this.#options;
+    const { disks, socketPath, exportPath, owner, bytesPerSecondMax, guardian, serveMonitor } =
+      this.#options;
     const request: DiskBegin = {
       monitor: port2,
       guardian,
@@ -107,6 +113,7 @@ export class MirroredDisks {
       settings: {
         disks,
         socketPath,
+        exportPath,
         counter: this.counter,
         ...(owner !== undefined && { owner }),
         ...(bytesPerSecondMax !== undefined && { bytesPerSecondMax }),
@@ -155,10 +162,13 @@ export class MirroredDisks {
     const client = this.#thread?.client ?? (await this.#start());
     this.#viewsAsked += 1;
     const view = this.#viewsAsked;
-    const { totalBytes } = await client.call('open', { view, ...target });
+    const { totalBytes, wholeBecause } = await client.call('open', { view, ...target });
     // Its answer may come from a thread that was told to end after it.
     if (this.#thread?.client !== client) throw notFollowed();
-    this.#options.onOpened(target, totalBytes);
+    this.#options.onOpened(target, {
+      totalBytes,
+      wholeBecause: wholeBecause === null ? null : fromErrorJson(wholeBecause),
+    });
     this.#view = new MirroredView(client, { view, totalBytes });
     return this.#view;
   }
@@ -188,6 +198,7 @@ export class MirroredDisks {
     watchdog.stop();
     await client.close();
     rmSync(this.#options.socketPath, { force: true });
+    rmSync(this.#options.exportPath, { force: true });
   }
 }
 

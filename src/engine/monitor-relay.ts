@@ -8,7 +8,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { fromErrorJson, RomulusError, toRomulusError } from '../base/errors.ts';
-import type { MachineMonitor } from '../guests/guest.ts';
+import type { MachineMonitor, OwnMonitor } from '../guests/guest.ts';
 
 /** Commands under way at a time; more means that somebody does not wait for answers. */
 const COMMANDS_MAX = 64;
@@ -20,6 +20,8 @@ interface Command {
   readonly name: string;
   readonly args: object | undefined;
   readonly options: { timeoutMs?: number } | undefined;
+  /** Of this process, so it means the same in either thread; handed to the machine. */
+  readonly descriptor?: number;
 }
 type ErrorJson = ReturnType<RomulusError['toJSON']>;
 type Answer =
@@ -36,7 +38,7 @@ type Answer =
  * Serves a monitor to the other end of a port, until that is closed. A machine that the other end had
  * stopped by then is resumed: a thread that is ended, because it took too long, cannot any more.
  */
-export function serveMonitor(port: MessagePort, monitor: MachineMonitor): void {
+export function serveMonitor(port: MessagePort, monitor: OwnMonitor): void {
   const say = (answer: Answer): void => {
     port.postMessage(answer);
   };
@@ -52,10 +54,14 @@ export function serveMonitor(port: MessagePort, monitor: MachineMonitor): void {
     // A machine that is gone, or a QEMU that is slow to answer, is heard of elsewhere.
     if (isHeld) monitor.command('cont').catch(() => undefined);
   });
-  port.on('message', ({ id, name, args, options }: Command) => {
+  port.on('message', ({ id, name, args, options, descriptor }: Command) => {
     if (name === 'stop') isHeld = true;
     if (name === 'cont') isHeld = false;
-    monitor.command(name, args, options).then(
+    const answer =
+      descriptor === undefined
+        ? monitor.command(name, args, options)
+        : monitor.commandWithDescriptor(name, args ?? {}, descriptor, options);
+    answer.then(
       (value) => say({ kind: 'value', id, value }),
       (error: unknown) => say({ kind: 'error', id, error: toRomulusError(error).toJSON() }),
     );
@@ -63,7 +69,7 @@ export function serveMonitor(port: MessagePort, monitor: MachineMonitor): void {
 }
 
 /** The other end: a monitor as good as the real one. */
-export class RelayedMonitor implements MachineMonitor {
+export class RelayedMonitor implements OwnMonitor {
   readonly #port: MessagePort;
   readonly #pending = new Map<
     number,
@@ -88,14 +94,27 @@ export class RelayedMonitor implements MachineMonitor {
     });
   }
 
-  async command(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown> {
+  command(name: string, args?: object, options?: { timeoutMs?: number }): Promise<unknown> {
+    return this.#send({ name, args, options });
+  }
+
+  commandWithDescriptor(
+    name: string,
+    args: object,
+    descriptor: number,
+    options?: { timeoutMs?: number },
+  ): Promise<unknown> {
+    return this.#send({ name, args, options, descriptor });
+  }
+
+  async #send(words: Omit<Command, 'id'>): Promise<unknown> {
     if (this.#ended !== null) throw this.#ended;
-    assert(this.#pending.size < COMMANDS_MAX, `too many commands under way: ${name}`);
+    assert(this.#pending.size < COMMANDS_MAX, `too many commands under way: ${words.name}`);
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise<unknown>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      const command: Command = { id, name, args, options };
+      const command: Command = { id, ...words };
       this.#port.postMessage(command);
     });
   }

@@ -37,6 +37,7 @@ const PROMOTED_REST_MS = 300;
 
 /** Where QEMU mirrors its disks to, in the state directory. */
 const DISK_SOCKET = 'disks.sock';
+const EXPORT_SOCKET = 'disks-export.sock';
 
 interface Running {
   readonly session: PrimarySession;
@@ -195,13 +196,21 @@ export class PrimaryRole implements Role {
     const mirrored: MirroredDisks = new MirroredDisks({
       disks: disks.disks,
       socketPath: join(stateDirectory, DISK_SOCKET),
+      exportPath: join(stateDirectory, EXPORT_SOCKET),
       owner: ownerOf(pid),
       guardian,
       ...(syncBytesPerSecond !== undefined && { bytesPerSecondMax: syncBytesPerSecond }),
       serveMonitor: (monitor) =>
         capture.call('followDisks', { monitor, counter: mirrored.counter }, [monitor]),
-      onOpened: ({ since }, totalBytes) =>
-        this.#parts.log.info({ since, totalBytes }, 'the disks are sent'),
+      onOpened: ({ since }, { totalBytes, wholeBecause }) => {
+        const { log } = this.#parts;
+        if (wholeBecause !== null)
+          log.warn(
+            { err: wholeBecause },
+            'the backup has most of the disks, but is sent all: what was written since cannot be read',
+          );
+        log.info({ since, totalBytes }, 'the disks are sent');
+      },
       onLost,
     });
     return mirrored;

@@ -5,6 +5,7 @@ import { callNative } from './native-error.ts';
 
 interface DescriptorsNative {
   duplicateDescriptor(fd: number): number;
+  listenAtPath(path: string): number;
   closeDescriptor(fd: number): void;
   shutDownSocket(fd: number): void;
   sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void;
@@ -27,7 +28,16 @@ export function duplicate(fd: number): number {
   return callNative(() => loadNative<DescriptorsNative>().duplicateDescriptor(fd));
 }
 
-/** Closes what `duplicate` gave; on any thread, whichever made it. */
+/**
+ * A unix socket that listens at a path which only this user may connect to, and from which nobody
+ * accepts here: it is for another process. To be closed by `closeDuplicate`; the path stays.
+ * @throws {RomulusError} ERR_HOST_DESCRIPTOR.
+ */
+export function listenAtPath(path: string): number {
+  return callNative(() => loadNative<DescriptorsNative>().listenAtPath(path));
+}
+
+/** Closes what `duplicate` or `listenAtPath` gave; on any thread, whichever made it. */
 export function closeDuplicate(fd: number): void {
   callNative(() => {
     loadNative<DescriptorsNative>().closeDescriptor(fd);

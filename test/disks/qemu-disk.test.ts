@@ -57,6 +57,7 @@ async function attach(more: Partial<QemuDiskOptions> = {}): Promise<QemuDisks> {
     monitor,
     disks: [{ name: 'vd0', imagePath: null }],
     socketPath,
+    exportPath: join(directory, 'export.sock'),
     epoch: 1,
     counter,
     onLost,
@@ -127,7 +128,12 @@ function difference(path: string, replica: DiskReplica | undefined): number {
 async function traces(): Promise<string[]> {
   const nodes = (await monitor.command('query-named-block-nodes')) as { 'node-name': string }[];
   const jobs = (await monitor.command('query-block-jobs')) as { device: string }[];
-  const names = [...nodes.map((node) => node['node-name']), ...jobs.map(({ device }) => device)];
+  const exported = (await monitor.command('query-block-exports')) as { id: string }[];
+  const names = [
+    ...nodes.map((node) => node['node-name']),
+    ...jobs.map(({ device }) => device),
+    ...exported.map(({ id }) => id),
+  ];
   return names.filter((name) => name.startsWith('romulus-'));
 }
 
@@ -248,21 +254,30 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
     TEST_MS,
   );
 
-  it(
-    'are resumed with what was written while nobody was there',
-    async () => {
-      const image = join(directory, 'disk.raw');
+  it.each(['raw', 'qcow2'] as const)(
+    'are resumed with what was written while nobody was there: %s',
+    async (format) => {
+      const image = join(directory, 'disk.image');
+      const raw = format === 'raw' ? image : join(directory, 'disk.raw');
       const diskBytes = 64 * MIB + 512;
-      writeFileSync(image, randomBytes(diskBytes));
+      writeFileSync(raw, randomBytes(diskBytes));
+      if (format === 'qcow2')
+        execFileSync('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, image]);
+      const expectEqual = (): void => {
+        if (format === 'qcow2')
+          execFileSync('qemu-img', ['convert', '-U', '-f', 'qcow2', '-O', 'raw', image, raw]);
+        expect(difference(raw, replicas[0])).toBe(-1);
+      };
       await boot([
         '-drive',
-        `if=none,id=dr0,file=${image},format=raw,cache=none`,
+        `if=none,id=dr0,file=${image},format=${format},cache=none`,
         '-device',
         'virtio-blk-pci,drive=dr0,id=vd0',
       ]);
-      const disks = await attach({ disks: [{ name: 'dr0', imagePath: image }], epoch: 1 });
+      const imagePath = format === 'raw' ? image : null;
+      const disks = await attach({ disks: [{ name: 'dr0', imagePath }], epoch: 1 });
       await copyBase(disks);
-      await runEpochs(disks, 25, () => expect(difference(image, replicas[0])).toBe(-1));
+      await runEpochs(disks, 25, expectEqual);
       const held = epoch;
       // Two epochs that the backup never got, and then nobody.
       for (let lost = 0; lost < 2; lost += 1) {
@@ -276,12 +291,52 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
       await expectWriting();
       expect(disks.canResume(0)).toBe(false);
       expect(disks.canResume(held)).toBe(true);
-      const lackedBytes = disks.resume({ since: held, epoch: epoch + 1 });
+      const lackedBytes = await disks.resume({ since: held, epoch: epoch + 1 });
       expect(lackedBytes).toBeLessThan(9 * MIB);
+      expect((await traces()).includes('romulus-x0')).toBe(format === 'qcow2');
       expect(await takeBase(disks)).toBeGreaterThanOrEqual(lackedBytes);
-      await runEpochs(disks, 25, () => expect(difference(image, replicas[0])).toBe(-1));
+      await runEpochs(disks, 25, expectEqual);
+      // What was read is closed with the first epoch.
+      expect(await traces()).not.toContain('romulus-x0');
       await disks.detach();
       expect(losses).toEqual([]);
+      expect(await traces()).toEqual([]);
+      expect(existsSync(join(directory, 'export.sock'))).toBe(false);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+
+  it(
+    "are not read through a QEMU whose server is somebody else's; one that we left is ended",
+    async () => {
+      const image = join(directory, 'disk.qcow2');
+      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(8 * MIB)]);
+      await boot([
+        '-drive',
+        `if=none,id=dr0,file=${image},format=qcow2`,
+        '-device',
+        'virtio-blk-pci,drive=dr0,id=vd0',
+      ]);
+      const disks = await attach({ disks: [{ name: 'dr0', imagePath: null }] });
+      await copyBase(disks);
+      await runEpochs(disks, 5, () => undefined);
+      const held = epoch;
+      const others = { type: 'unix', data: { path: join(directory, 'others.sock') } };
+      await monitor.command('nbd-server-start', { addr: others });
+      await expect(disks.resume({ since: held, epoch: held + 1 })).rejects.toMatchObject({
+        code: 'ERR_DISK_READ',
+      });
+      expect(existsSync(join(directory, 'others.sock'))).toBe(true);
+      await monitor.command('nbd-server-stop');
+
+      // Another attempt, and then an end in the middle, as of a node that is killed.
+      await disks.resume({ since: held, epoch: held + 1 });
+      expect(await traces()).toContain('romulus-x0');
+      const successor = await attach({ disks: [{ name: 'dr0', imagePath: null }] });
+      expect(await traces()).not.toContain('romulus-x0');
+      await disks.detach().catch(() => undefined);
+      await successor.detach();
       expect(await traces()).toEqual([]);
       await expectWriting();
     },

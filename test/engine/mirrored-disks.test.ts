@@ -47,6 +47,7 @@ beforeEach(async () => {
   mirrored = new MirroredDisks({
     disks: [{ name: 'vd0', imagePath: path }],
     socketPath: join(directory, 'disks.sock'),
+    exportPath: join(directory, 'export.sock'),
     guardian: null,
     serveMonitor: (port) => {
       serveMonitor(port, monitor);

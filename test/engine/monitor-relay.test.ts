@@ -24,6 +24,7 @@ beforeEach(() => {
         ? Promise.reject(new RomulusError('ERR_GUEST_QMP_REFUSED', 'no', { remedy: 'None.' }))
         : Promise.resolve({ name, args });
     },
+    commandWithDescriptor: (name, args, descriptor) => Promise.resolve({ name, args, descriptor }),
     onEvent: (listener) => {
       onEvent = listener;
       return () => undefined;
@@ -52,6 +53,11 @@ describe('a relayed monitor', () => {
     const events: string[] = [];
     relayed.onEvent(({ event }) => events.push(event));
     expect(await relayed.command('query-x', { a: 1 })).toEqual({ name: 'query-x', args: { a: 1 } });
+    expect(await relayed.commandWithDescriptor('getfd', { a: 2 }, 7)).toEqual({
+      name: 'getfd',
+      args: { a: 2 },
+      descriptor: 7,
+    });
     await expect(relayed.command('refused')).rejects.toMatchObject({
       code: 'ERR_GUEST_QMP_REFUSED',
     });

@@ -1,12 +1,14 @@
 /**
- * The words of the NBD protocol's negotiation that we use (doc/proto.md of the NetworkBlockDevice
- * project): fixed newstyle handshake, NBD_OPT_GO. All numbers are big-endian.
+ * The words of the NBD protocol that we use (doc/proto.md of the NetworkBlockDevice project): fixed
+ * newstyle handshake and NBD_OPT_GO from both sides, and a client's reading. All numbers are big-endian.
  *
  *   greeting, 18 bytes:  u64 'NBDMAGIC', u64 'IHAVEOPT', u16 handshake flags
  *   option, 16 bytes:    u64 'IHAVEOPT', u32 option, u32 dataBytes, then the data
  *   its reply, 20 bytes: u64 magic, u32 option, u32 reply, u32 dataBytes, then the data
+ *   request, 28 bytes:   u32 magic, u16 flags, u16 type, u64 cookie, u64 offset, u32 length
+ *   its reply, 16 bytes: u32 magic, u32 error, u64 cookie, then the data
  *
- * What follows once an export is open is native code's: native-sim/src/nbd_requests.h.
+ * Requests to us are native code's: native-sim/src/nbd_requests.h.
  */
 
 const INIT_MAGIC = 0x4e42444d41474943n;
@@ -14,8 +16,15 @@ const INIT_MAGIC = 0x4e42444d41474943n;
 export const OPTION_MAGIC = 0x49484156454f5054n;
 const OPTION_REPLY_MAGIC = 0x0003e889045565a9n;
 
+const REQUEST_MAGIC = 0x25609513;
+const DATA_REPLY_MAGIC = 0x67446698;
+
+export const GREETING_BYTES = 18;
 export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
+export const OPTION_REPLY_BYTES = 20;
+export const DATA_REPLY_BYTES = 16;
+const REQUEST_BYTES = 28;
 
 /** Flags of the handshake, the same in both directions. */
 export const HANDSHAKE_FIXED_NEWSTYLE = 1;
@@ -53,7 +62,7 @@ export const OPTION_BYTES_MAX = 4096;
 
 /** The server's first words. */
 export function greeting(): Buffer {
-  const bytes = Buffer.alloc(18);
+  const bytes = Buffer.alloc(GREETING_BYTES);
   bytes.writeBigUInt64BE(INIT_MAGIC, 0);
   bytes.writeBigUInt64BE(OPTION_MAGIC, 8);
   bytes.writeUInt16BE(HANDSHAKE_FIXED_NEWSTYLE | HANDSHAKE_NO_ZEROES, 16);
@@ -62,12 +71,12 @@ export function greeting(): Buffer {
 
 /** One reply to an option. */
 export function optionReply(option: number, reply: number, data?: Uint8Array): Buffer {
-  const bytes = Buffer.alloc(20 + (data?.byteLength ?? 0));
+  const bytes = Buffer.alloc(OPTION_REPLY_BYTES + (data?.byteLength ?? 0));
   bytes.writeBigUInt64BE(OPTION_REPLY_MAGIC, 0);
   bytes.writeUInt32BE(option, 8);
   bytes.writeUInt32BE(reply, 12);
   bytes.writeUInt32BE(data?.byteLength ?? 0, 16);
-  if (data !== undefined) bytes.set(data, 20);
+  if (data !== undefined) bytes.set(data, OPTION_REPLY_BYTES);
   return bytes;
 }
 
@@ -98,4 +107,62 @@ export function readGoName(data: Buffer): string | null {
   const requests = data.readUInt16BE(4 + nameBytes);
   if (data.byteLength !== 6 + nameBytes + 2 * requests) return null;
   return data.toString('utf8', 4, 4 + nameBytes);
+}
+
+/** Whether these are the first words of a server that negotiates as we do. */
+export function isGreeting(bytes: Buffer): boolean {
+  return (
+    bytes.readBigUInt64BE(0) === INIT_MAGIC &&
+    bytes.readBigUInt64BE(8) === OPTION_MAGIC &&
+    (bytes.readUInt16BE(16) & HANDSHAKE_FIXED_NEWSTYLE) !== 0
+  );
+}
+
+/** A client's first words: its flags, and the wish for an export. */
+export function clientGreeting(exportName: string): Buffer {
+  const name = Buffer.from(exportName);
+  const bytes = Buffer.alloc(CLIENT_FLAGS_BYTES + OPTION_HEADER_BYTES + 4 + name.byteLength + 2);
+  bytes.writeUInt32BE(HANDSHAKE_FIXED_NEWSTYLE | HANDSHAKE_NO_ZEROES, 0);
+  bytes.writeBigUInt64BE(OPTION_MAGIC, 4);
+  bytes.writeUInt32BE(OPTION.go, 12);
+  bytes.writeUInt32BE(name.byteLength + 6, 16);
+  bytes.writeUInt32BE(name.byteLength, 20);
+  bytes.set(name, 24);
+  return bytes;
+}
+
+/** Head of a reply to an option; null when it is none. */
+export function readOptionReply(
+  head: Buffer,
+): { readonly option: number; readonly kind: number; readonly dataBytes: number } | null {
+  if (head.readBigUInt64BE(0) !== OPTION_REPLY_MAGIC) return null;
+  return {
+    option: head.readUInt32BE(8),
+    kind: head.readUInt32BE(12),
+    dataBytes: head.readUInt32BE(16),
+  };
+}
+
+/** How long the export is, from the data of an info reply; null when it tells something else. */
+export function readExportBytes(data: Buffer): bigint | null {
+  if (data.byteLength !== 12 || data.readUInt16BE(0) !== INFO_EXPORT) return null;
+  return data.readBigUInt64BE(2);
+}
+
+/** A client's request to read. */
+export function readRequest(cookie: bigint, offset: number, byteCount: number): Buffer {
+  const bytes = Buffer.alloc(REQUEST_BYTES);
+  bytes.writeUInt32BE(REQUEST_MAGIC, 0);
+  bytes.writeBigUInt64BE(cookie, 8);
+  bytes.writeBigUInt64BE(BigInt(offset), 16);
+  bytes.writeUInt32BE(byteCount, 24);
+  return bytes;
+}
+
+/** Head of the reply to a request; null when it is none. */
+export function readDataReply(
+  head: Buffer,
+): { readonly errno: number; readonly cookie: bigint } | null {
+  if (head.readUInt32BE(0) !== DATA_REPLY_MAGIC) return null;
+  return { errno: head.readUInt32BE(4), cookie: head.readBigUInt64BE(8) };
 }

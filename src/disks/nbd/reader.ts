@@ -1,0 +1,155 @@
+/**
+ * NBD client that reads: the bytes of an export that QEMU serves, one request at a time.
+ *
+ * The server is the machine's own QEMU, and its machine is not trusted: lengths, magics, cookies and
+ * the size of the export are checked, and every wait has a bound.
+ */
+import { connect, type Socket } from 'node:net';
+import type { RomulusError } from '../../base/errors.ts';
+import { nullIfZeros, READ_BYTES_MAX, type ReadableDisk, readError } from '../disk-image.ts';
+import {
+  clientGreeting,
+  DATA_REPLY_BYTES,
+  GREETING_BYTES,
+  isGreeting,
+  OPTION,
+  OPTION_REPLY,
+  OPTION_REPLY_BYTES,
+  readDataReply,
+  readExportBytes,
+  readOptionReply,
+  readRequest,
+} from './protocol.ts';
+
+/** How long the server may take for one answer, milliseconds; QEMU reads from storage meanwhile. */
+const ANSWER_TIMEOUT_MS = 10_000;
+/** Longest text or list in the reply to an option that is read. */
+const OPTION_REPLY_DATA_MAX = 4096;
+/** Of what came and nobody asked for, or not yet. */
+const UNTAKEN_BYTES_MAX = 2 * READ_BYTES_MAX;
+/** Replies to one option: a server tells an export's name, size and block sizes. */
+const OPTION_REPLIES_MAX = 16;
+
+export interface NbdReaderOptions {
+  /** Path of the server's socket. */
+  readonly path: string;
+  readonly exportName: string;
+  /** What the export must hold. */
+  readonly diskBytes: number;
+}
+
+/** One disk, opened at its server. */
+export class NbdReader implements ReadableDisk {
+  readonly #name: string;
+  readonly #socket: Socket;
+  /** What came and was not taken yet. */
+  readonly #chunks: Buffer[] = [];
+  #chunksBytes = 0;
+  #error: Error | null = null;
+  #hasEnded = false;
+  #cookie = 0n;
+  #wake: () => void = () => undefined;
+
+  private constructor({ path, exportName }: NbdReaderOptions) {
+    this.#name = exportName;
+    this.#socket = connect(path);
+    this.#socket.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk);
+      this.#chunksBytes += chunk.byteLength;
+      if (this.#chunksBytes > UNTAKEN_BYTES_MAX) this.#socket.destroy(new Error('too many bytes'));
+      this.#wake();
+    });
+    this.#socket.on('error', (error) => {
+      this.#error = error;
+    });
+    for (const event of ['end', 'close'])
+      this.#socket.on(event, () => {
+        this.#hasEnded = true;
+        this.#wake();
+      });
+  }
+
+  /** @throws {RomulusError} ERR_DISK_READ when it cannot be opened or is of another size. */
+  static async open(options: NbdReaderOptions): Promise<NbdReader> {
+    const reader = new NbdReader(options);
+    try {
+      await reader.#negotiate(options);
+      return reader;
+    } catch (error) {
+      reader.close();
+      throw error;
+    }
+  }
+
+  async read(offset: number, byteCount: number): Promise<Buffer | null> {
+    this.#cookie += 1n;
+    this.#socket.write(readRequest(this.#cookie, offset, byteCount));
+    const reply = readDataReply(await this.#exactly(DATA_REPLY_BYTES));
+    if (reply?.cookie !== this.#cookie) throw this.#failure('its server answers nonsense');
+    if (reply.errno !== 0) throw this.#failure(`error ${reply.errno} at byte ${offset}`);
+    return nullIfZeros(await this.#exactly(byteCount));
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  async #negotiate({ exportName, diskBytes }: NbdReaderOptions): Promise<void> {
+    if (!isGreeting(await this.#exactly(GREETING_BYTES)))
+      throw this.#failure('its server does not speak NBD');
+    this.#socket.write(clientGreeting(exportName));
+    for (let replies = 0; replies < OPTION_REPLIES_MAX; replies += 1) {
+      const reply = readOptionReply(await this.#exactly(OPTION_REPLY_BYTES));
+      if (reply?.option !== OPTION.go || reply.dataBytes > OPTION_REPLY_DATA_MAX) break;
+      const data = reply.dataBytes === 0 ? Buffer.alloc(0) : await this.#exactly(reply.dataBytes);
+      if (reply.kind === OPTION_REPLY.ack) return;
+      if (reply.kind !== OPTION_REPLY.info)
+        throw this.#failure(`its server refuses it: ${data.toString() || reply.kind}`);
+      const exportBytes = readExportBytes(data);
+      if (exportBytes !== null && exportBytes !== BigInt(diskBytes))
+        throw this.#failure(`it has ${exportBytes} bytes, the disk ${diskBytes}`);
+    }
+    throw this.#failure('its server answers nonsense');
+  }
+
+  /**
+   * The next bytes, in a buffer of their own, so that it can move to another thread.
+   * @throws {RomulusError} ERR_DISK_READ when they do not come in time.
+   */
+  async #exactly(byteCount: number): Promise<Buffer> {
+    const deadlineMs = performance.now() + ANSWER_TIMEOUT_MS;
+    while (this.#chunksBytes < byteCount) {
+      if (this.#hasEnded)
+        throw this.#failure(this.#error?.message ?? 'its server closed the connection');
+      const leftMs = deadlineMs - performance.now();
+      if (leftMs <= 0) throw this.#failure(`no answer within ${ANSWER_TIMEOUT_MS} ms`);
+      await this.#change(leftMs);
+    }
+    const data = Buffer.from(new ArrayBuffer(byteCount));
+    let filled = 0;
+    for (let chunk = this.#chunks[0]; filled < byteCount && chunk !== undefined; ) {
+      const taken = chunk.copy(data, filled);
+      filled += taken;
+      if (taken === chunk.byteLength) this.#chunks.shift();
+      else this.#chunks[0] = chunk.subarray(taken);
+      chunk = this.#chunks[0];
+    }
+    this.#chunksBytes -= byteCount;
+    return data;
+  }
+
+  /** Resolves when something came or ended, or the time is up. */
+  #change(withinMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, withinMs);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #failure(reason: string): RomulusError {
+    return readError(this.#name, reason, this.#error ?? undefined);
+  }
+}

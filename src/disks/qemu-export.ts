@@ -1,0 +1,123 @@
+/**
+ * Disks of a running QEMU, read through QEMU itself: what a file holds in another form than the guest
+ * sees (qcow2), or what no file of this host holds, only QEMU can tell while it writes to it.
+ *
+ * QEMU is handed a socket that listens at a path of ours (`getfd`), so neither its user's rights nor
+ * its view of the file system matter, and nobody else can connect. It has room for one NBD server, and
+ * one that somebody else started is left alone: the disks cannot be read this way then.
+ *
+ * Names: exports and descriptor `romulus-xN`. They live only as long as something is read.
+ */
+import { rmSync } from 'node:fs';
+import { z } from 'zod';
+import { RomulusError } from '../base/errors.ts';
+import { closeDuplicate, listenAtPath } from '../native/descriptors.ts';
+import { NbdReader } from './nbd/reader.ts';
+import type { DiskMonitor } from './qemu-mirror.ts';
+
+const EXPORT_PREFIX = 'romulus-x';
+
+/** A monitor that descriptors can be handed to. */
+export interface DescriptorMonitor extends DiskMonitor {
+  commandWithDescriptor(name: string, args: object, descriptor: number): Promise<unknown>;
+}
+
+const exportsSchema = z.array(z.object({ id: z.string() }));
+
+/** QEMU's server of some of its disks. */
+export class QemuExport {
+  readonly #monitor: DiskMonitor;
+  readonly #socketPath: string;
+
+  private constructor(monitor: DiskMonitor, socketPath: string) {
+    this.#monitor = monitor;
+    this.#socketPath = socketPath;
+  }
+
+  /**
+   * Has QEMU serve these disks.
+   * @throws {RomulusError} ERR_DISK_READ when it will not, and the monitor's own; nothing is left then.
+   */
+  static async open(
+    monitor: DescriptorMonitor,
+    socketPath: string,
+    disks: readonly { readonly disk: number; readonly node: string }[],
+  ): Promise<QemuExport> {
+    await startServer(monitor, socketPath);
+    const served = new QemuExport(monitor, socketPath);
+    try {
+      for (const { disk, node } of disks)
+        await monitor.command('block-export-add', {
+          type: 'nbd',
+          id: exportName(disk),
+          'node-name': node,
+          name: exportName(disk),
+          writable: false,
+        });
+    } catch (error) {
+      await served.close();
+      throw refusal(error);
+    }
+    return served;
+  }
+
+  /**
+   * A disk of these, for reading.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  async reader(disk: number, diskBytes: number): Promise<NbdReader> {
+    return NbdReader.open({ path: this.#socketPath, exportName: exportName(disk), diskBytes });
+  }
+
+  /**
+   * Ends QEMU's server.
+   * @throws {RomulusError} the monitor's own.
+   */
+  async close(): Promise<void> {
+    rmSync(this.#socketPath, { force: true });
+    await this.#monitor.command('nbd-server-stop');
+  }
+}
+
+/**
+ * Ends a server that a predecessor of ours left in the machine. None: nothing is done.
+ * @throws {RomulusError} the monitor's own.
+ */
+export async function removeExports(monitor: DiskMonitor): Promise<void> {
+  const found = exportsSchema.safeParse(await monitor.command('query-block-exports'));
+  const isOurs = found.data?.some(({ id }) => id.startsWith(EXPORT_PREFIX)) === true;
+  if (isOurs) await monitor.command('nbd-server-stop');
+}
+
+async function startServer(monitor: DescriptorMonitor, socketPath: string): Promise<void> {
+  // Left there by one that was killed.
+  rmSync(socketPath, { force: true });
+  const descriptor = listenAtPath(socketPath);
+  try {
+    await monitor.commandWithDescriptor('getfd', { fdname: EXPORT_PREFIX }, descriptor);
+    await monitor.command('nbd-server-start', {
+      addr: { type: 'fd', data: { str: EXPORT_PREFIX } },
+    });
+  } catch (error) {
+    rmSync(socketPath, { force: true });
+    // QEMU keeps what it was handed until it is used. Gone already: that is all that is wanted.
+    await monitor.command('closefd', { fdname: EXPORT_PREFIX }).catch(() => undefined);
+    throw refusal(error);
+  } finally {
+    closeDuplicate(descriptor);
+  }
+}
+
+function exportName(disk: number): string {
+  return `${EXPORT_PREFIX}${disk}`;
+}
+
+function refusal(error: unknown): unknown {
+  const isRefusal = error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
+  if (!isRefusal) return error;
+  return new RomulusError('ERR_DISK_READ', `QEMU does not serve its disks: ${error.message}`, {
+    remedy:
+      'Nothing must be done, all of the disks is sent. For less, end the NBD server that somebody started in this QEMU (`nbd-server-stop`) when it is not needed.',
+    cause: error,
+  });
+}
