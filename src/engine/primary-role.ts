@@ -26,6 +26,7 @@ import type { NodeParts } from './node-parts.ts';
 import { type PaceChanges, PrimarySession } from './primary-session.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
+import { Teardown } from './teardown.ts';
 import { ThreadClient } from './thread-rpc.ts';
 
 /**
@@ -71,6 +72,19 @@ export class PrimaryRole implements Role {
 
   /** @throws {RomulusError} when the machine cannot be attached to or an address is taken. */
   async run(): Promise<RoleOutcome> {
+    const teardown = new Teardown(this.#parts.log);
+    try {
+      const outcome = await this.#play(teardown);
+      const failure = await teardown.run();
+      if (failure !== null) throw failure;
+      return outcome;
+    } finally {
+      await teardown.run();
+      this.#running = null;
+    }
+  }
+
+  async #play(teardown: Teardown): Promise<RoleOutcome> {
     const { address, instance, promoted } = this.#machine;
     const { config } = this.#parts;
     let session: PrimarySession | null = null;
@@ -83,98 +97,95 @@ export class PrimaryRole implements Role {
         onDeath: (error) => session?.captureLost(error),
       },
     );
-    const cleanups: (() => unknown)[] = [() => capture.close()];
-    try {
-      const attached = await capture.call('attach', {
-        address,
-        tracker: config.tracker,
-        diskMode: config.disk,
-        holdsOutput: config.netHold === 'all',
-      });
-      const startTime = processStartTime(attached.pid);
-      cleanups.push(() => capture.call('detach', undefined));
-      const guardian = attached.guardian === null ? null : new GuardianLink(attached.guardian);
-      cleanups.push(() => guardian?.close());
-      this.#parts.saveMachine({
-        instance,
-        kind: address.kind,
-        socketPath: address.controlPath,
-        pid: attached.pid,
-      });
-      const onDiskLost = (error: RomulusError): void => session?.diskLost(error);
-      const mirrored = this.#mirroredDisks(attached, capture, onDiskLost);
-      cleanups.push(() => mirrored?.close());
-      mirrored?.prepare();
-      const net = promoted?.net ?? (await this.#connectNet(attached.netSocketPath));
-      this.#parts.setMachine(net);
-      cleanups.push(() => {
-        this.#parts.setMachine(null);
-        net?.close();
-      });
-      const lostBefore: RomulusError[] = [];
-      const onNetLost = (error: RomulusError): void => {
-        if (session === null) lostBefore.push(error);
-        else session.netLost(error);
-      };
-      const held = await this.#holdNet(capture, attached, { guardian, onLost: onNetLost });
-      guardian?.setFilterCount(held === null ? 0 : attached.heldNics);
-      // Whose name the register never heard has changed nothing that the backup could rely on.
-      cleanups.push(() => held?.detach((session?.core.status.word ?? null) === null));
-      const heartbeat = await startHeartbeat({
-        role: 'primary',
-        endpoint: config.heartbeatListen ?? { host: config.listen.host, port: 0 },
-        generation: NO_GENERATION,
-        tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
-        onVerdict: (verdict) => session?.peerVerdict(verdict),
-        onPromised: (by, promiseMs, sentAtMs) => session?.promised(by, promiseMs, sentAtMs),
-        onFailed: (error) => session?.captureLost(error),
-      });
-      let farewell: Goodbye = { reason: 'shutdown', text: 'stopped' };
-      cleanups.push(() => heartbeat.stop(farewell));
-      session = new PrimarySession({
-        parts: this.#parts,
-        capture,
-        heartbeat,
-        core: this.#core(),
-        instance,
-        machinePid: attached.pid,
-        guardian,
-        descriptor: attached.descriptor,
-        openDisk: async (target) =>
-          mirrored === null
-            ? await this.#openSocketDisk(attached, onDiskLost)
-            : await mirrored.open(target),
-      });
-      const current = session;
-      const listener = await listenWs({
-        host: config.listen.host,
-        port: config.listen.port,
-        onLink: (link) => current.accept(link),
-      });
-      cleanups.push(() => listener.close());
-      this.#running = { session, attached, mirrored, listener, heartbeat };
-      this.#hasRun = true;
-      this.#parts.emit({
-        event: 'listening',
-        linkPort: listener.port,
-        netPort: this.#parts.netPort,
-        heartbeatPort: heartbeat.port,
-      });
-      if (promoted === null) session.start();
-      else session.startPromoted(promoted.word);
-      for (const error of lostBefore) session.netLost(error);
-      if (this.#stopAsked) session.shutdown();
-      const outcome = await session.outcome;
-      // Who lost its link before it could be told learns it from the heartbeats.
-      if (outcome.kind === 'guestLost') {
-        farewell = { reason: 'guest-lost', text: outcome.why };
-        if (outcome.mustEnd) await endProcess(attached.pid, startTime);
-      }
-      return outcome;
-    } finally {
-      for (const cleanup of cleanups.toReversed()) await cleanup();
-      this.#running = null;
+    teardown.push('the capture thread', () => capture.close());
+    const attached = await capture.call('attach', {
+      address,
+      tracker: config.tracker,
+      diskMode: config.disk,
+      holdsOutput: config.netHold === 'all',
+    });
+    const startTime = processStartTime(attached.pid);
+    teardown.push('the hold on the machine', () => capture.call('detach', undefined));
+    const guardian = attached.guardian === null ? null : new GuardianLink(attached.guardian);
+    teardown.push('the connection to the guardian', () => guardian?.close());
+    this.#parts.saveMachine({
+      instance,
+      kind: address.kind,
+      socketPath: address.controlPath,
+      pid: attached.pid,
+    });
+    const onDiskLost = (error: RomulusError): void => session?.diskLost(error);
+    const mirrored = this.#mirroredDisks(attached, capture, onDiskLost);
+    teardown.push('the mirrors of the disks', () => mirrored?.close());
+    mirrored?.prepare();
+    const net = promoted?.net ?? (await this.#connectNet(attached.netSocketPath));
+    this.#parts.setMachine(net);
+    teardown.push('the connection to the network', () => {
+      this.#parts.setMachine(null);
+      net?.close();
+    });
+    const lostBefore: RomulusError[] = [];
+    const onNetLost = (error: RomulusError): void => {
+      if (session === null) lostBefore.push(error);
+      else session.netLost(error);
+    };
+    const held = await this.#holdNet(capture, attached, { guardian, onLost: onNetLost });
+    guardian?.setFilterCount(held === null ? 0 : attached.heldNics);
+    // Whose name the register never heard has changed nothing that the backup could rely on.
+    teardown.push('the hold on the network', () =>
+      held?.detach((session?.core.status.word ?? null) === null),
+    );
+    const heartbeat = await startHeartbeat({
+      role: 'primary',
+      endpoint: config.heartbeatListen ?? { host: config.listen.host, port: 0 },
+      generation: NO_GENERATION,
+      tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
+      onVerdict: (verdict) => session?.peerVerdict(verdict),
+      onPromised: (by, promiseMs, sentAtMs) => session?.promised(by, promiseMs, sentAtMs),
+      onFailed: (error) => session?.captureLost(error),
+    });
+    let farewell: Goodbye = { reason: 'shutdown', text: 'stopped' };
+    teardown.push('the heartbeats', () => heartbeat.stop(farewell));
+    session = new PrimarySession({
+      parts: this.#parts,
+      capture,
+      heartbeat,
+      core: this.#core(),
+      instance,
+      machinePid: attached.pid,
+      guardian,
+      descriptor: attached.descriptor,
+      openDisk: async (target) =>
+        mirrored === null
+          ? await this.#openSocketDisk(attached, onDiskLost)
+          : await mirrored.open(target),
+    });
+    const current = session;
+    const listener = await listenWs({
+      host: config.listen.host,
+      port: config.listen.port,
+      onLink: (link) => current.accept(link),
+    });
+    teardown.push('the listener for backups', () => listener.close());
+    this.#running = { session, attached, mirrored, listener, heartbeat };
+    this.#hasRun = true;
+    this.#parts.emit({
+      event: 'listening',
+      linkPort: listener.port,
+      netPort: this.#parts.netPort,
+      heartbeatPort: heartbeat.port,
+    });
+    if (promoted === null) session.start();
+    else session.startPromoted(promoted.word);
+    for (const error of lostBefore) session.netLost(error);
+    if (this.#stopAsked) session.shutdown();
+    const outcome = await session.outcome;
+    // Who lost its link before it could be told learns it from the heartbeats.
+    if (outcome.kind === 'guestLost') {
+      farewell = { reason: 'guest-lost', text: outcome.why };
+      if (outcome.mustEnd) await endProcess(attached.pid, startTime);
     }
+    return outcome;
   }
 
   async #openSocketDisk(
