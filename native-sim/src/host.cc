@@ -236,14 +236,24 @@ Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), result);
 }
 
-// Puts the calling thread among ordinary ones again, ahead of most. The niceness goes first: it is kept
-// for a real-time thread and counts from the moment that the thread is none, so a refusal changes nothing.
-Napi::Value EaseThread(const Napi::CallbackInfo& info) {
-  const auto thread_id = static_cast<id_t>(syscall(SYS_gettid));
+// Puts a thread among ordinary ones again, ahead of most. The niceness goes first: it is kept for a
+// real-time thread and counts from the moment that the thread is none, so a refusal changes nothing.
+bool Ease(pid_t thread_id) {
   sched_param parameters{};
-  const bool eased = setpriority(PRIO_PROCESS, thread_id, kBoostNiceness) == 0 &&
-                     sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &parameters) == 0;
-  return Napi::Boolean::New(info.Env(), eased);
+  return setpriority(PRIO_PROCESS, static_cast<id_t>(thread_id), kBoostNiceness) == 0 &&
+         sched_setscheduler(thread_id, SCHED_OTHER | SCHED_RESET_ON_FORK, &parameters) == 0;
+}
+
+// Acts on the calling thread alone.
+Napi::Value EaseThread(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Ease(static_cast<pid_t>(syscall(SYS_gettid))));
+}
+
+// As BoostHelpers.
+Napi::Value EaseHelpers(const Napi::CallbackInfo& info) {
+  double eased = 0;
+  for (const pid_t thread_id : PlatformThreads()) eased += Ease(thread_id) ? 1 : 0;
+  return Napi::Number::New(info.Env(), eased);
 }
 
 // Who listens at the other end of a connected unix socket: the process that called listen(2).
@@ -285,6 +295,7 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("boostMain", Napi::Function::New(env, BoostMain));
   exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
+  exports.Set("easeHelpers", Napi::Function::New(env, EaseHelpers));
   exports.Set("easeThread", Napi::Function::New(env, EaseThread));
 }
 

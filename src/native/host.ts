@@ -37,6 +37,7 @@ interface HostNative {
   boostThread(): 'rr' | 'nice' | 'none';
   easeThread(): boolean;
   boostHelpers(): number;
+  easeHelpers(): number;
   learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
   socketPeer(fd: number): { readonly pid: number; readonly uid: number };
@@ -81,6 +82,14 @@ export function easeThread(): boolean {
  */
 export function boostHelpers(): number {
   return loadNative<HostNative>().boostHelpers();
+}
+
+/**
+ * As `easeThread`, for V8's helper threads.
+ * @returns how many threads were eased; 0, and nothing is changed, when that is not allowed.
+ */
+export function easeHelpers(): number {
+  return loadNative<HostNative>().easeHelpers();
 }
 
 /**

@@ -10,6 +10,7 @@ import {
   boostHelpers,
   boostMain,
   boostThread,
+  easeHelpers,
   easeThread,
   isolateDescriptors,
 } from '../native/host.ts';
@@ -62,8 +63,9 @@ async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
 }
 
 /**
- * Follows the host: real-time priority while it is saturated, an ordinary one else. Does nothing
- * where this thread may not have the one, or not go back to the other.
+ * Follows the host: real-time priority while it is saturated, an ordinary one else, for this thread
+ * and for V8's helpers, which it waits for. Does nothing where this thread may not have the one, or
+ * not go back to the other.
  */
 class PriorityKeeper {
   readonly #urgency = new Urgency(monotonicMs());
@@ -79,6 +81,8 @@ class PriorityKeeper {
     if (!this.#canChange || isUrgent === this.#isUrgent) return;
     this.#isUrgent = isUrgent;
     this.#canChange = isUrgent ? boostThread() === 'rr' : easeThread();
+    if (isUrgent) boostHelpers();
+    else easeHelpers();
   }
 }
 

@@ -8,6 +8,7 @@ import { expect, test } from 'vitest';
 import {
   boostHelpers,
   boostMain,
+  easeHelpers,
   hostFacts,
   learnPool,
   monotonicNs,
@@ -82,7 +83,7 @@ function policies(): number[] {
   });
 }
 
-test('the helper threads are boosted, and no other', () => {
+test('the helper threads are boosted, and eased, and no other', () => {
   const REAL_TIME = 2;
   const before = policies();
   const boosted = boostHelpers();
@@ -93,6 +94,8 @@ test('the helper threads are boosted, and no other', () => {
   expect(after.slice(1, 1 + boosted)).toEqual(Array.from({ length: boosted }, () => REAL_TIME));
   expect(after.slice(1 + boosted)).toEqual(before.slice(1 + boosted));
   expect(boostHelpers()).toBe(boosted);
+  const eased = easeHelpers();
+  expect(policies()).toEqual(eased === 5 ? before : after);
 });
 
 test('the main thread is boosted and put back', () => {
