@@ -27,7 +27,7 @@ const QUEUE_HIGH_BYTES = 64 * MIB;
 const WARM_MS = 3000;
 const SETTLE_MS = 1000;
 /** Until then the nodes' own code is still being compiled, on the guest's processors. */
-const NODES_WARM_MS = 20_000;
+const NODES_WARM_MS = 30_000;
 const JOB_PACES = [20, 40];
 
 export interface QemuRunOptions {
@@ -212,7 +212,7 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 
 /** The job at both paces, then the paces themselves. */
 export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
-  const { jobSeconds = 5, jobTurns = 7, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
+  const { jobSeconds = 5, jobTurns = 6, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
   const rows = [
     ...(await measureJob({ seconds: jobSeconds, turns: jobTurns, nodesWarmMs })),
     await measurePace('1,000 pages an epoch', {
