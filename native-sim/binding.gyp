@@ -14,6 +14,7 @@
       'sources': [
         'src/addon.cc',
         'src/host.cc',
+        'src/heartbeat_ease.cc',
         'src/descriptors.cc',
         'src/thread_files.cc',
         'src/mapped_memory.cc',

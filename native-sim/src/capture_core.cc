@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "copy.h"
+#include "heartbeat_ease.h"
 #include "priority.h"
 #include "failure.h"
 #include "fd.h"
@@ -28,6 +29,8 @@ constexpr uint32_t kScanPartPages = 16384;
 constexpr size_t kCopyPartPages = 64;
 // A copy of fewer pages after one ahead takes less than a device state.
 constexpr size_t kLightCopyPages = 1024;
+// From here on a copy takes some milliseconds of every CPU, and as many more as the host is slow.
+constexpr size_t kLongCopyPages = 8192;
 constexpr size_t kPagemapEntriesPerRead = 8192;
 constexpr uint64_t kPagemapPresent = uint64_t{1} << 63;
 constexpr uint64_t kPagemapSwapped = uint64_t{1} << 62;
@@ -270,6 +273,7 @@ void Capture::Stage(const PageRuns& runs) {
 
 void Capture::CopyStaged(bool alone) {
   const size_t count = staged_end_ - staged_begin_;
+  if (count >= kLongCopyPages) CallUpHeartbeat();
   const auto parts = static_cast<uint32_t>((count + kCopyPartPages - 1) / kCopyPartPages);
   const auto copy = [this, alone](uint32_t part) {
     const size_t first = staged_begin_ + size_t{part} * kCopyPartPages;

@@ -25,6 +25,7 @@
 #include "border.h"
 #include "copy.h"
 #include "fd.h"
+#include "heartbeat_ease.h"
 #include "pagemap_abi.h"
 #include "priority.h"
 #include "staged_pages.h"
@@ -33,8 +34,6 @@
 namespace romulus {
 
 namespace {
-
-constexpr int kBoostNiceness = -20;
 
 bool HasAsyncUserfaultfd() {
   const Fd fd(
@@ -219,6 +218,7 @@ Napi::Value BoostMain(const Napi::CallbackInfo& info) {
 // Acts on the calling thread alone, so call it in the thread that is to be boosted.
 Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   const char* result = "none";
+  HeartbeatIsBoosted();
   sched_param parameters{};
   parameters.sched_priority = kHeartbeatPriority;
   // RESET_ON_FORK: what this thread starts later (compiler threads, children) stays ordinary.
@@ -236,17 +236,13 @@ Napi::Value BoostThread(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), result);
 }
 
-// Puts a thread among ordinary ones again, ahead of most. The niceness goes first: it is kept for a
-// real-time thread and counts from the moment that the thread is none, so a refusal changes nothing.
-bool Ease(pid_t thread_id) {
-  sched_param parameters{};
-  return setpriority(PRIO_PROCESS, static_cast<id_t>(thread_id), kBoostNiceness) == 0 &&
-         sched_setscheduler(thread_id, SCHED_OTHER | SCHED_RESET_ON_FORK, &parameters) == 0;
+// Acts on the calling thread, which must be the heartbeat thread.
+Napi::Value EaseThread(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), EaseHeartbeat(static_cast<pid_t>(syscall(SYS_gettid))));
 }
 
-// Acts on the calling thread alone.
-Napi::Value EaseThread(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), Ease(static_cast<pid_t>(syscall(SYS_gettid))));
+Napi::Value WasCalledUp(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), WasHeartbeatCalledUp());
 }
 
 // As BoostHelpers.
@@ -296,6 +292,7 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
   exports.Set("easeHelpers", Napi::Function::New(env, EaseHelpers));
+  exports.Set("wasCalledUp", Napi::Function::New(env, WasCalledUp));
   exports.Set("easeThread", Napi::Function::New(env, EaseThread));
 }
 

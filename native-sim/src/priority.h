@@ -1,16 +1,24 @@
-// Real-time priorities of our threads, together, because their order matters: a capture must never
-// keep the heartbeat thread from the CPU, or a busy primary would look dead; and V8's helpers, for
-// which the heartbeat thread waits when it collects garbage, must not keep a capture from it.
+// Priorities of our threads, together, because their order matters: a capture must never keep the
+// heartbeat thread from the CPU, or a busy primary would look dead (heartbeat_ease.h for when that thread
+// is an ordinary one); and V8's helpers, for which the heartbeat thread waits when it collects garbage,
+// must not keep a capture from it.
 #pragma once
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/types.h>
 
 namespace romulus {
 
 constexpr int kHelperPriority = 1;
 constexpr int kCapturePriority = 2;
 constexpr int kHeartbeatPriority = 3;
+// Of threads that are ordinary ones and yet ahead of nearly all.
+constexpr int kBoostNiceness = -20;
+
+// Makes a thread of this process such a one. The niceness goes first: it is kept for a real-time thread and
+// counts from the moment that the thread is none, so a refusal changes nothing.
+bool Ease(pid_t thread_id);
 
 // Puts the thread that makes it ahead of all ordinary ones for as long as it lives, because a guest
 // stands still for it: a time slice lost to a neighbour would be paid by the guest. A thread that is

@@ -36,6 +36,7 @@ interface HostNative {
   monotonicNs(): bigint;
   boostThread(): 'rr' | 'nice' | 'none';
   easeThread(): boolean;
+  wasCalledUp(): boolean;
   boostHelpers(): number;
   easeHelpers(): number;
   learnPool(): number;
@@ -65,13 +66,19 @@ export function boostThread(): 'rr' | 'nice' | 'none' {
 }
 
 /**
- * Puts the calling thread among ordinary ones again, at the best niceness there is: still ahead of
- * nearly all, and Linux looks for an idle CPU for it whenever it wakes. A real-time thread it wakes
- * on the CPU of last time, whoever runs there and however idle the others are.
- * @returns false, and nothing is changed, when that niceness is not allowed.
+ * Puts the calling thread, which is the heartbeat thread, among ordinary ones again, at the best
+ * niceness there is: still ahead of nearly all, and Linux looks for an idle CPU for it whenever it wakes.
+ * A real-time thread it wakes on the CPU of last time, whoever runs there and however idle the others are.
+ * A capture that will take long makes it a real-time thread again (`wasCalledUp`).
+ * @returns false, and nothing is changed, when that niceness is not allowed, or with one CPU only.
  */
 export function easeThread(): boolean {
   return loadNative<HostNative>().easeThread();
+}
+
+/** Whether a capture made the heartbeat thread a real-time one since this was asked last. */
+export function wasCalledUp(): boolean {
+  return loadNative<HostNative>().wasCalledUp();
 }
 
 /**

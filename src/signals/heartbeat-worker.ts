@@ -13,13 +13,14 @@ import {
   easeHelpers,
   easeThread,
   isolateDescriptors,
+  wasCalledUp,
 } from '../native/host.ts';
 import { BackupHeart } from './backup-heart.ts';
 import type { HeartbeatOrder, HeartbeatReport, HeartbeatWorkerData } from './heartbeat-types.ts';
 import { monotonicMs, PromiseWords } from './promise-words.ts';
 import { PrimaryHeart, startPrimaryHeart } from './primary-heart.ts';
 import { Ticker } from './ticker.ts';
-import { Urgency } from './urgency.ts';
+import { PriorityKeeper } from './urgency.ts';
 
 /** Silence is judged once an interval, and with very long ones still this often. */
 const REVIEW_MS_MAX = 50;
@@ -35,6 +36,7 @@ const data = workerData as HeartbeatWorkerData;
 const words = new PromiseWords(data.words);
 
 let mainBoost: NodeJS.Timeout | null = null;
+let keeper: PriorityKeeper | null = null;
 
 function report(message: HeartbeatReport): void {
   if (message.kind === 'verdict' && message.verdict.state === 'dead') boostMainForFailover();
@@ -43,7 +45,10 @@ function report(message: HeartbeatReport): void {
 
 /** A backup's main thread has a machine to start now, and every millisecond is felt outside. */
 function boostMainForFailover(): void {
-  if (data.role !== 'backup' || !boostMain(true)) return;
+  if (data.role !== 'backup') return;
+  // The main thread waits for V8's helpers as well, and the host is about to be busy.
+  keeper?.urge(monotonicMs());
+  if (!boostMain(true)) return;
   if (mainBoost === null) mainBoost = setTimeout(endMainBoost, MAIN_BOOST_MS);
   else mainBoost.refresh();
 }
@@ -55,6 +60,18 @@ function endMainBoost(): void {
   boostMain(false);
 }
 
+/** This thread, and V8's helpers, which it waits for. */
+function boost(): boolean {
+  boostHelpers();
+  return boostThread() === 'rr';
+}
+
+function ease(): boolean {
+  if (!easeThread()) return false;
+  easeHelpers();
+  return true;
+}
+
 async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
   const { endpoint, tuning, generation } = data;
   const common = { endpoint, tuning, generation, words, report };
@@ -62,32 +79,8 @@ async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
   return await startPrimaryHeart({ ...common, partner: data.partner });
 }
 
-/**
- * Follows the host: real-time priority while it is saturated, an ordinary one else, for this thread
- * and for V8's helpers, which it waits for. Does nothing where this thread may not have the one, or
- * not go back to the other.
- */
-class PriorityKeeper {
-  readonly #urgency = new Urgency(monotonicMs());
-  #canChange: boolean;
-  #isUrgent = true;
-
-  constructor(canChange: boolean) {
-    this.#canChange = canChange;
-  }
-
-  ticked(expectedAtMs: number, actualAtMs: number): void {
-    const isUrgent = this.#urgency.ticked(expectedAtMs, actualAtMs);
-    if (!this.#canChange || isUrgent === this.#isUrgent) return;
-    this.#isUrgent = isUrgent;
-    this.#canChange = isUrgent ? boostThread() === 'rr' : easeThread();
-    if (isUrgent) boostHelpers();
-    else easeHelpers();
-  }
-}
-
 /** Beats and reviews share one timer: each time this thread wakes, somebody else does not run. */
-function run(heart: PrimaryHeart | BackupHeart, keeper: PriorityKeeper): void {
+function run(heart: PrimaryHeart | BackupHeart): void {
   const { intervalMs } = data.tuning;
   const reviewsPerBeat = Math.ceil(intervalMs / REVIEW_MS_MAX);
   const reviewMs = intervalMs / reviewsPerBeat;
@@ -103,7 +96,7 @@ function run(heart: PrimaryHeart | BackupHeart, keeper: PriorityKeeper): void {
     reviewCount += 1;
     if (heart instanceof PrimaryHeart && reviewCount % reviewsPerBeat === 0) heart.beat();
     heart.judge.ticked(expectedAtMs, actualAtMs);
-    keeper.ticked(expectedAtMs, actualAtMs);
+    keeper?.ticked(expectedAtMs, actualAtMs);
     if (heart.judge.isCalm(actualAtMs, overdueMs)) return;
     // After a standstill heartbeats wait in the sockets: they are read between the timers and
     // this, so the verdict never rests on what merely was not read yet.
@@ -161,7 +154,12 @@ try {
   const priority = boostThread();
   boostHelpers();
   const heart = await startHeart();
-  run(heart, new PriorityKeeper(priority === 'rr'));
+  keeper = new PriorityKeeper({
+    acts: { boost, ease, wasCalledUp },
+    startedAtMs: monotonicMs(),
+    isBoosted: priority === 'rr',
+  });
+  run(heart);
   report({
     kind: 'ready',
     port: heart instanceof PrimaryHeart ? heart.port : 0,

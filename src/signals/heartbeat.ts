@@ -34,10 +34,10 @@ export type { Endpoint, Goodbye, HeartbeatRole, HeartbeatTuning } from './heartb
 const THREAD_START_MS_MAX = 10_000;
 const THREAD_STOP_MS_MAX = 1000;
 /**
- * The heartbeat thread keeps little, so its collections are short if the young generation is
- * small: a fraction of a millisecond, some times a second.
+ * The heartbeat thread keeps little, so its collections are short, but each wakes four helper threads:
+ * rare ones are better. V8 fills a third of this between two.
  */
-const YOUNG_GENERATION_MB = 1;
+const YOUNG_GENERATION_MB = 24;
 /** How often the main thread shows the heartbeat thread that it runs. */
 const MAIN_RAN_PERIOD_MS = 250;
 

@@ -20,9 +20,62 @@ export class Urgency {
     this.#lateAtMs = startedAtMs;
   }
 
+  /** Counts as late now, whatever the ticks say. */
+  urge(nowMs: number): void {
+    this.#lateAtMs = Math.max(this.#lateAtMs, nowMs);
+  }
+
   /** @returns whether real-time priority is called for, now that a tick came when it did. */
   ticked(expectedAtMs: number, actualAtMs: number): boolean {
-    if (actualAtMs - expectedAtMs >= LATE_MS) this.#lateAtMs = actualAtMs;
+    if (actualAtMs - expectedAtMs >= LATE_MS) this.urge(actualAtMs);
     return actualAtMs - this.#lateAtMs < CALM_MS;
+  }
+}
+
+/** What is done to threads: `boost` and `ease` say whether they could. */
+export interface PriorityActs {
+  readonly boost: () => boolean;
+  readonly ease: () => boolean;
+  /** Whether somebody else boosted since this was asked last. */
+  readonly wasCalledUp: () => boolean;
+}
+
+/**
+ * Follows the host: real-time priority while it is saturated, an ordinary one else. Begins boosted, and
+ * does no more once something could not be done.
+ */
+export class PriorityKeeper {
+  readonly #urgency: Urgency;
+  readonly #acts: PriorityActs;
+  #canChange: boolean;
+  #isBoosted = true;
+
+  constructor(options: {
+    readonly acts: PriorityActs;
+    readonly startedAtMs: number;
+    readonly isBoosted: boolean;
+  }) {
+    this.#acts = options.acts;
+    this.#urgency = new Urgency(options.startedAtMs);
+    this.#canChange = options.isBoosted;
+  }
+
+  /** Boosts at once, and for a while. */
+  urge(nowMs: number): void {
+    this.#urgency.urge(nowMs);
+    this.#follow(true);
+  }
+
+  /** A tick that was due then came now. */
+  ticked(expectedAtMs: number, actualAtMs: number): void {
+    if (!this.#canChange) return;
+    if (this.#acts.wasCalledUp()) this.#urgency.urge(actualAtMs);
+    this.#follow(this.#urgency.ticked(expectedAtMs, actualAtMs));
+  }
+
+  #follow(isUrgent: boolean): void {
+    if (!this.#canChange || isUrgent === this.#isBoosted) return;
+    this.#isBoosted = isUrgent;
+    this.#canChange = isUrgent ? this.#acts.boost() : this.#acts.ease();
   }
 }
