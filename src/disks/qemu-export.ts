@@ -6,12 +6,15 @@
  * its view of the file system matter, and nobody else can connect. It has room for one NBD server, and
  * one that somebody else started is left alone: the disks cannot be read this way then.
  *
- * Names: exports and descriptor `romulus-xN`. They live only as long as something is read.
+ * Names: descriptor `romulus-x`, exports `romulus-xN`. They live only as long as something is read. What
+ * an engine left that was killed meanwhile is known by its exports, and ended by who attaches next; without
+ * one yet, it is taken for a stranger's and stays.
  */
 import { rmSync } from 'node:fs';
 import { z } from 'zod';
 import { RomulusError } from '../base/errors.ts';
 import { closeDuplicate, listenAtPath } from '../native/descriptors.ts';
+import { readError } from './disk-image.ts';
 import { NbdReader } from './nbd/reader.ts';
 import type { DiskMonitor } from './qemu-mirror.ts';
 
@@ -92,7 +95,7 @@ export async function removeExports(monitor: DiskMonitor): Promise<void> {
 async function startServer(monitor: DescriptorMonitor, socketPath: string): Promise<void> {
   // Left there by one that was killed.
   rmSync(socketPath, { force: true });
-  const descriptor = listenAtPath(socketPath);
+  const descriptor = listen(socketPath);
   try {
     await monitor.commandWithDescriptor('getfd', { fdname: EXPORT_PREFIX }, descriptor);
     await monitor.command('nbd-server-start', {
@@ -100,7 +103,8 @@ async function startServer(monitor: DescriptorMonitor, socketPath: string): Prom
     });
   } catch (error) {
     rmSync(socketPath, { force: true });
-    // QEMU keeps what it was handed until it is used. Gone already: that is all that is wanted.
+    // QEMU keeps what it was handed until it is used. Gone already: that is all that is wanted. No server is
+    // stopped here, also where QEMU was only late: it may be a stranger's.
     await monitor.command('closefd', { fdname: EXPORT_PREFIX }).catch(() => undefined);
     throw refusal(error);
   } finally {
@@ -112,9 +116,21 @@ function exportName(disk: number): string {
   return `${EXPORT_PREFIX}${disk}`;
 }
 
+function listen(socketPath: string): number {
+  try {
+    return listenAtPath(socketPath);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw readError('through QEMU', reason, cause);
+  }
+}
+
+function isRefusal(error: unknown): error is RomulusError {
+  return error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
+}
+
 function refusal(error: unknown): unknown {
-  const isRefusal = error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
-  if (!isRefusal) return error;
+  if (!isRefusal(error)) return error;
   return new RomulusError('ERR_DISK_READ', `QEMU does not serve its disks: ${error.message}`, {
     remedy:
       'Nothing must be done, all of the disks is sent. For less, end the NBD server that somebody started in this QEMU (`nbd-server-stop`) when it is not needed.',

@@ -15,6 +15,7 @@ import { DEVICE_STATE_BYTES_MAX, PAGE_BATCH_BYTES_MAX } from '../codec/limits.ts
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
 import type { Guest, GuestLoss, RamBlock } from '../guests/guest.ts';
 import { attachGuest } from '../guests/index.ts';
+import { removeExports } from '../disks/qemu-export.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import { writesReceived } from '../native/disk-intake.ts';
 import { Capture } from '../native/capture.ts';
@@ -88,7 +89,10 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
     diskMode: request.diskMode,
     holdsOutput: request.holdsOutput,
     // What an engine that died left in the machine would be taken for a part of it.
-    beforeLooking: removeMirrors,
+    beforeLooking: async (monitor) => {
+      await removeExports(monitor);
+      await removeMirrors(monitor);
+    },
   });
   const cleanups: (() => void)[] = [];
   try {

@@ -14,7 +14,6 @@ import {
   type QemuDiskOptions,
   type QemuDisks,
 } from '../disks/qemu-disk.ts';
-import { removeExports } from '../disks/qemu-export.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -63,6 +62,8 @@ interface Begun {
 
 let begun: Begun | null = null;
 let disks: QemuDisks | null = null;
+/** Why what a disk holds could not be read: the next image is not made that way again. */
+let unreadable: ErrorJson | null = null;
 /** The view opened last. One before it may still be asked about by who has not heard of that. */
 let lastView = 0;
 
@@ -85,7 +86,6 @@ async function begin(request: DiskBegin): Promise<void> {
     beats: { shared: request.server.beat, ...(guarded !== null && { page: guarded.page }) },
     settings: request.settings,
   };
-  await removeExports(monitor);
   await removeMirrors(monitor);
 }
 
@@ -103,12 +103,16 @@ async function open({ view, since, epoch }: DiskTarget & DiskView): Promise<Open
   assert(view > lastView, 'views are opened in order');
   lastView = view;
   let wholeBecause: ErrorJson | null = null;
-  if (disks !== null && since !== null && disks.canResume(since))
+  if (disks !== null && since !== null && disks.canResume(since)) {
+    wholeBecause = unreadable;
     try {
-      return { totalBytes: await disks.resume({ since, epoch }), wholeBecause };
+      if (wholeBecause === null)
+        return { totalBytes: await disks.resume({ since, epoch }), wholeBecause };
     } catch (error) {
       wholeBecause = toRomulusError(error).toJSON();
     }
+  }
+  unreadable = null;
   await detach();
   const { monitor, guarded, connections, beats, settings } = begun;
   const mine = await attachQemuDisks({
@@ -137,7 +141,11 @@ async function nextBase({
 }: DiskView & { spares: readonly ArrayBuffer[] }): Promise<Transferred<BasePieces>> {
   const followed = attached(view);
   followed.giveBack(spares);
-  const pieces = await followed.nextBase();
+  const pieces = await followed.nextBase().catch((error: unknown) => {
+    const known = toRomulusError(error);
+    if (known.code === 'ERR_DISK_READ') unreadable = known.toJSON();
+    throw error;
+  });
   return new Transferred(pieces, buffersOf(pieces.chunks));
 }
 

@@ -24,7 +24,7 @@ import { ThreadClient } from './thread-rpc.ts';
  * How long a disk thread that is given up may take to leave the machine clean, milliseconds: it has the
  * machine stopped meanwhile, and QEMU takes its time to stop where a disk is slow.
  */
-const FAREWELL_MS = 2 * STEP_TIMEOUT_MS;
+const FAREWELL_MS = 3 * STEP_TIMEOUT_MS;
 
 export interface MirroredDisksOptions {
   readonly disks: readonly WantedDisk[];

@@ -76,7 +76,8 @@ export class PrimaryRole implements Role {
     try {
       const outcome = await this.#play(teardown);
       const failure = await teardown.run();
-      if (failure !== null) throw failure;
+      // Where there is more to do for this node than to end, it is done all the same.
+      if (failure !== null && outcome.kind === 'finished') throw failure;
       return outcome;
     } finally {
       await teardown.run();

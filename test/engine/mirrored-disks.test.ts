@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toRomulusError, type RomulusError } from '../../src/base/errors.ts';
 import type { SourceDisk } from '../../src/disks/disk.ts';
-import { MirroredDisks } from '../../src/engine/mirrored-disks.ts';
+import { MirroredDisks, type MirroredDisksOptions } from '../../src/engine/mirrored-disks.ts';
 import { serveMonitor } from '../../src/engine/monitor-relay.ts';
 import { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
 import { requireQemu } from '../support/qemu/require-qemu.ts';
@@ -27,6 +27,25 @@ let guest: RunningGuest;
 let monitor: QmpClient;
 let mirrored: MirroredDisks;
 let losses: RomulusError[] = [];
+let opened: Parameters<MirroredDisksOptions['onOpened']>[1][] = [];
+
+/** Follows the disk; it is read through QEMU where it has no path. */
+function follow(imagePath: string | null): MirroredDisks {
+  return new MirroredDisks({
+    disks: [{ name: 'vd0', imagePath }],
+    socketPath: join(directory, 'disks.sock'),
+    exportPath: join(directory, 'export.sock'),
+    guardian: null,
+    serveMonitor: (port) => {
+      serveMonitor(port, monitor);
+      return Promise.resolve();
+    },
+    onOpened: (_, view) => opened.push(view),
+    onLost: (error) => {
+      losses.push(error);
+    },
+  });
+}
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'romulus-mirrored-'));
@@ -44,20 +63,8 @@ beforeEach(async () => {
   });
   monitor = await QmpClient.connect(guest.qmpPath);
   losses = [];
-  mirrored = new MirroredDisks({
-    disks: [{ name: 'vd0', imagePath: path }],
-    socketPath: join(directory, 'disks.sock'),
-    exportPath: join(directory, 'export.sock'),
-    guardian: null,
-    serveMonitor: (port) => {
-      serveMonitor(port, monitor);
-      return Promise.resolve();
-    },
-    onOpened: () => undefined,
-    onLost: (error) => {
-      losses.push(error);
-    },
-  });
+  opened = [];
+  mirrored = follow(path);
 }, TEST_MS);
 
 afterEach(async () => {
@@ -126,6 +133,27 @@ describe.skipIf(!hasQemu)('views of mirrored disks', () => {
       const reading = codeOf(copyOf(view));
       view.close();
       expect(await reading).toBe('ERR_DISK_LOST');
+    },
+    TEST_MS,
+  );
+
+  it(
+    'all is sent where less cannot be read, with the reason, and less again when it can',
+    async () => {
+      mirrored = follow(null);
+      await copyOf(await mirrored.open(FULL));
+      const others = { type: 'unix', data: { path: join(directory, 'others.sock') } };
+      await monitor.command('nbd-server-start', { addr: others });
+      const whole = await mirrored.open({ since: 1, epoch: 2 });
+      expect((await copyOf(whole)).equals(content)).toBe(true);
+      await monitor.command('nbd-server-stop');
+      await mirrored.open({ since: 2, epoch: 3 });
+      expect(opened).toMatchObject([
+        { totalBytes: DISK_BYTES, wholeBecause: null },
+        { totalBytes: DISK_BYTES, wholeBecause: { code: 'ERR_DISK_READ' } },
+        { totalBytes: 0, wholeBecause: null },
+      ]);
+      expect(losses).toEqual([]);
     },
     TEST_MS,
   );

@@ -22,7 +22,9 @@ import {
 } from './protocol.ts';
 
 /** How long the server may take for one answer, milliseconds; QEMU reads from storage meanwhile. */
-const ANSWER_TIMEOUT_MS = 10_000;
+export const ANSWER_TIMEOUT_MS = 3000;
+/** How long it may take to close a connection that was not agreed on, milliseconds. */
+const LEAVE_TIMEOUT_MS = 1000;
 /** Longest text or list in the reply to an option that is read. */
 const OPTION_REPLY_DATA_MAX = 4096;
 /** Of what came and nobody asked for, or not yet. */
@@ -36,11 +38,13 @@ export interface NbdReaderOptions {
   readonly exportName: string;
   /** What the export must hold. */
   readonly diskBytes: number;
+  readonly answerTimeoutMs?: number;
 }
 
 /** One disk, opened at its server. */
 export class NbdReader implements ReadableDisk {
   readonly #name: string;
+  readonly #answerTimeoutMs: number;
   readonly #socket: Socket;
   /** What came and was not taken yet. */
   readonly #chunks: Buffer[] = [];
@@ -50,8 +54,9 @@ export class NbdReader implements ReadableDisk {
   #cookie = 0n;
   #wake: () => void = () => undefined;
 
-  private constructor({ path, exportName }: NbdReaderOptions) {
+  private constructor({ path, exportName, answerTimeoutMs }: NbdReaderOptions) {
     this.#name = exportName;
+    this.#answerTimeoutMs = answerTimeoutMs ?? ANSWER_TIMEOUT_MS;
     this.#socket = connect(path);
     this.#socket.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk);
@@ -76,38 +81,60 @@ export class NbdReader implements ReadableDisk {
       await reader.#negotiate(options);
       return reader;
     } catch (error) {
-      reader.close();
+      await reader.#leave();
       throw error;
     }
   }
 
   async read(offset: number, byteCount: number): Promise<Buffer | null> {
+    const deadlineMs = performance.now() + this.#answerTimeoutMs;
     this.#cookie += 1n;
     this.#socket.write(readRequest(this.#cookie, offset, byteCount));
-    const reply = readDataReply(await this.#exactly(DATA_REPLY_BYTES));
+    const reply = readDataReply(await this.#exactly(DATA_REPLY_BYTES, deadlineMs));
     if (reply?.cookie !== this.#cookie) throw this.#failure('its server answers nonsense');
     if (reply.errno !== 0) throw this.#failure(`error ${reply.errno} at byte ${offset}`);
-    return nullIfZeros(await this.#exactly(byteCount));
+    return nullIfZeros(await this.#exactly(byteCount, deadlineMs));
   }
 
   close(): void {
     this.#socket.destroy();
   }
 
+  /**
+   * Lets the server close a connection that is not agreed on yet: a QEMU without the mending of
+   * CVE-2024-7409 does not survive it when its server is stopped in the middle of a negotiation.
+   */
+  async #leave(): Promise<void> {
+    this.#socket.end();
+    const deadlineMs = performance.now() + LEAVE_TIMEOUT_MS;
+    for (let leftMs = LEAVE_TIMEOUT_MS; leftMs > 0 && !this.#hasEnded; ) {
+      await this.#change(leftMs);
+      leftMs = deadlineMs - performance.now();
+    }
+    this.close();
+  }
+
   async #negotiate({ exportName, diskBytes }: NbdReaderOptions): Promise<void> {
-    if (!isGreeting(await this.#exactly(GREETING_BYTES)))
+    const deadlineMs = performance.now() + this.#answerTimeoutMs;
+    if (!isGreeting(await this.#exactly(GREETING_BYTES, deadlineMs)))
       throw this.#failure('its server does not speak NBD');
     this.#socket.write(clientGreeting(exportName));
+    let isSizeKnown = false;
     for (let replies = 0; replies < OPTION_REPLIES_MAX; replies += 1) {
-      const reply = readOptionReply(await this.#exactly(OPTION_REPLY_BYTES));
+      const reply = readOptionReply(await this.#exactly(OPTION_REPLY_BYTES, deadlineMs));
       if (reply?.option !== OPTION.go || reply.dataBytes > OPTION_REPLY_DATA_MAX) break;
-      const data = reply.dataBytes === 0 ? Buffer.alloc(0) : await this.#exactly(reply.dataBytes);
-      if (reply.kind === OPTION_REPLY.ack) return;
+      const data = await this.#exactly(reply.dataBytes, deadlineMs);
+      if (reply.kind === OPTION_REPLY.ack) {
+        if (isSizeKnown) return;
+        break;
+      }
       if (reply.kind !== OPTION_REPLY.info)
         throw this.#failure(`its server refuses it: ${data.toString() || reply.kind}`);
       const exportBytes = readExportBytes(data);
-      if (exportBytes !== null && exportBytes !== BigInt(diskBytes))
+      if (exportBytes === null) continue;
+      if (exportBytes !== BigInt(diskBytes))
         throw this.#failure(`it has ${exportBytes} bytes, the disk ${diskBytes}`);
+      isSizeKnown = true;
     }
     throw this.#failure('its server answers nonsense');
   }
@@ -116,13 +143,12 @@ export class NbdReader implements ReadableDisk {
    * The next bytes, in a buffer of their own, so that it can move to another thread.
    * @throws {RomulusError} ERR_DISK_READ when they do not come in time.
    */
-  async #exactly(byteCount: number): Promise<Buffer> {
-    const deadlineMs = performance.now() + ANSWER_TIMEOUT_MS;
+  async #exactly(byteCount: number, deadlineMs: number): Promise<Buffer> {
     while (this.#chunksBytes < byteCount) {
       if (this.#hasEnded)
         throw this.#failure(this.#error?.message ?? 'its server closed the connection');
       const leftMs = deadlineMs - performance.now();
-      if (leftMs <= 0) throw this.#failure(`no answer within ${ANSWER_TIMEOUT_MS} ms`);
+      if (leftMs <= 0) throw this.#failure(`no answer within ${this.#answerTimeoutMs} ms`);
       await this.#change(leftMs);
     }
     const data = Buffer.from(new ArrayBuffer(byteCount));

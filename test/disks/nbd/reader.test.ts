@@ -55,8 +55,13 @@ afterEach(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-function open(diskBytes = DISK_BYTES): Promise<NbdReader> {
-  return NbdReader.open({ path: join(directory, 'nbd.sock'), exportName: 'x0', diskBytes });
+function open(diskBytes = DISK_BYTES, answerTimeoutMs?: number): Promise<NbdReader> {
+  return NbdReader.open({
+    path: join(directory, 'nbd.sock'),
+    exportName: 'x0',
+    diskBytes,
+    ...(answerTimeoutMs !== undefined && { answerTimeoutMs }),
+  });
 }
 
 describe('an NBD reader', () => {
@@ -75,6 +80,7 @@ describe('an NBD reader', () => {
     ['has another size', () => goReplies(DISK_BYTES + 512)],
     ['answers another option', () => optionReply(6, 1)],
     ['announces an endless reply', () => optionReply(GO, 3, Buffer.alloc(5000))],
+    ['does not tell its size', () => optionReply(GO, 1)],
     ['goes on replying', () => Buffer.concat(Array.from({ length: 40 }, () => optionReply(GO, 3)))],
     ['speaks nonsense', () => Buffer.alloc(64, 0x5a)],
   ])('says so when the server %s', async (_, words) => {
@@ -100,7 +106,20 @@ describe('an NBD reader', () => {
     await expect(reader.read(0, 512).then(() => reader.read(0, MIB))).rejects.toMatchObject({
       code: 'ERR_DISK_READ',
     });
+    await expect.poll(() => sockets[0]?.destroyed).toBe(true);
     reader.close();
+  });
+
+  it('waits for an answer only so long', async () => {
+    const reader = await open(DISK_BYTES, 50);
+    answer = () => Buffer.alloc(8);
+    await expect(reader.read(0, 512)).rejects.toMatchObject({
+      code: 'ERR_DISK_READ',
+      message: expect.stringContaining('no answer within 50 ms'),
+    });
+    reader.close();
+    grant = Buffer.alloc(8);
+    await expect(open(DISK_BYTES, 50)).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
   });
 
   it('says so when nobody listens, and when the server goes in the middle of an answer', async () => {
