@@ -72,12 +72,17 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     });
   }
 
-  /** The guest on that side says more, finds its memory whole, and its kernel has no complaint. */
-  async function goesOn(side: 'a' | 'b'): Promise<void> {
+  /** Its programs run, and listen. */
+  async function saysMore(side: 'a' | 'b'): Promise<void> {
     await stage.consoleOf(side).waitFor('more', (text) => text.startsWith('c '), {
       withinMs: WAIT_MS,
       after: counts(side),
     });
+  }
+
+  /** The guest on that side says more, finds its memory whole, and its kernel has no complaint. */
+  async function goesOn(side: 'a' | 'b'): Promise<void> {
+    await saysMore(side);
     expect((await stage.ask(side, 'check'))[0]).toMatch(/^ok /);
     const complaints = await stage.ask(side, 'complaints');
     const excused = excusedOf(complaints);
@@ -133,6 +138,7 @@ describe.runIf(hasQemu)('a protected QEMU', { timeout: 3 * WAIT_MS }, () => {
     });
     expect(a.progress).toMatchObject({ state: 'protected' });
     expect(a.child.isGone()).toBe(false);
+    await saysMore('a');
     ofTheBoot = await stage.ask('a', 'complaints');
     await scrubMatches();
   });
