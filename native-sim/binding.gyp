@@ -6,7 +6,13 @@
     'cflags_cc': ['-std=gnu++20', '-fexceptions'],
     'ldflags': ['-pthread'],
     'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-    'defines': ['NAPI_VERSION=8', 'NODE_ADDON_API_DISABLE_DEPRECATED', '_GNU_SOURCE'],
+    'defines': [
+      'NAPI_VERSION=8',
+      'NODE_ADDON_API_DISABLE_DEPRECATED',
+      # A thread that is being ended within a native call can no longer throw, and need not.
+      'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+      '_GNU_SOURCE',
+    ],
   },
   'targets': [
     {

@@ -8,6 +8,7 @@
 #include "border.h"
 #include "disk_intake.h"
 #include "memory.h"
+#include "wake.h"
 
 namespace romulus {
 
@@ -19,7 +20,7 @@ constexpr uint64_t kAloneBytes = uint64_t{64} << 10;
 
 struct IntakeHandle {
   std::unique_ptr<DiskIntake> intake;
-  Napi::ThreadSafeFunction wake;
+  Wake wake;
   std::vector<Napi::ObjectReference> words;
   std::shared_ptr<MappedMemory> page;
   bool is_closed = false;
@@ -103,9 +104,7 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
       }
       options.words.beats.push_back(reinterpret_cast<int64_t*>(handle->page->data()) + word);
     }
-    handle->wake = Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "disks", 0, 1);
-    // An intake alone keeps no process alive.
-    handle->wake.Unref(env);
+    handle->wake = MakeWake(env, info[1], "disks");
     options.wake = [wake = handle->wake] { wake.NonBlockingCall(); };
     try {
       handle->intake = std::make_unique<DiskIntake>(std::move(options));

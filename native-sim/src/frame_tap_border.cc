@@ -10,6 +10,7 @@
 #include "border.h"
 #include "frame_tap.h"
 #include "memory.h"
+#include "wake.h"
 
 namespace romulus {
 
@@ -23,7 +24,7 @@ uint32_t g_next_id = 1;
 
 struct TapHandle {
   std::shared_ptr<FrameTap> tap;
-  Napi::ThreadSafeFunction wake;
+  Wake wake;
   uint32_t id = 0;
   bool is_closed = false;
 
@@ -74,9 +75,7 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
       options.beat_index = WholeNumber(given.Get("beatIndex"), "beatIndex");
     }
     auto handle = std::make_unique<TapHandle>();
-    handle->wake = Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "frames", 0, 1);
-    // A tap alone keeps no process alive.
-    handle->wake.Unref(env);
+    handle->wake = MakeWake(env, info[1], "frames");
     options.wake = [wake = handle->wake] { wake.NonBlockingCall(); };
     try {
       handle->tap = std::make_shared<FrameTap>(std::move(options));
