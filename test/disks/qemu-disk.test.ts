@@ -38,6 +38,19 @@ const replicas: DiskReplica[] = [];
 
 const modules = VIRTIO_MODULES.filter((name) => !name.includes('net') && name !== 'failover');
 
+/** An empty image. */
+function qcow2Image(bytes: number): string {
+  const image = join(directory, 'disk.qcow2');
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(bytes)]);
+  return image;
+}
+
+/** A disk as `-drive` makes it, `dr0`, for QEMU's command line. */
+function driveArguments(image: string, options: string): string[] {
+  const device = 'virtio-blk-pci,drive=dr0,id=vd0';
+  return ['-drive', `if=none,id=dr0,file=${image},${options}`, '-device', device];
+}
+
 async function boot(extraArgs: string[]): Promise<void> {
   guest = await startGuest({
     run: ['disk'],
@@ -209,8 +222,7 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
   it(
     'are followed: qcow2; after an overrun and after somebody ended the mirror, anew',
     async () => {
-      const image = join(directory, 'disk.qcow2');
-      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(8 * MIB + 512)]);
+      const image = qcow2Image(8 * MIB + 512);
       await boot([
         '-blockdev',
         `driver=file,node-name=file0,filename=${image}`,
@@ -268,12 +280,7 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
           execFileSync('qemu-img', ['convert', '-U', '-f', 'qcow2', '-O', 'raw', image, raw]);
         expect(difference(raw, replicas[0])).toBe(-1);
       };
-      await boot([
-        '-drive',
-        `if=none,id=dr0,file=${image},format=${format},cache=none`,
-        '-device',
-        'virtio-blk-pci,drive=dr0,id=vd0',
-      ]);
+      await boot(driveArguments(image, `format=${format},cache=none`));
       const imagePath = format === 'raw' ? image : null;
       const disks = await attach({ disks: [{ name: 'dr0', imagePath }], epoch: 1 });
       await copyBase(disks);
@@ -310,14 +317,8 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
   it(
     "are not read through a QEMU whose server is somebody else's; one that we left is ended",
     async () => {
-      const image = join(directory, 'disk.qcow2');
-      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(8 * MIB)]);
-      await boot([
-        '-drive',
-        `if=none,id=dr0,file=${image},format=qcow2`,
-        '-device',
-        'virtio-blk-pci,drive=dr0,id=vd0',
-      ]);
+      const image = qcow2Image(8 * MIB);
+      await boot(driveArguments(image, 'format=qcow2'));
       const disks = await attach({ disks: [{ name: 'dr0', imagePath: null }] });
       await copyBase(disks);
       await runEpochs(disks, 5, () => undefined);
@@ -346,8 +347,7 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
   it(
     'are let go of while the guest writes, time and again, without harm to QEMU',
     async () => {
-      const image = join(directory, 'disk.qcow2');
-      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(8 * MIB)]);
+      const image = qcow2Image(8 * MIB);
       await boot([
         '-blockdev',
         `driver=file,node-name=file0,filename=${image}`,

@@ -1,6 +1,6 @@
 /** A real QEMU with the test guest, for tests: started, talked to, and gone without a trace. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlLine } from '../../../src/drill/qemu/control-line.ts';
@@ -13,6 +13,8 @@ const QMP_WAIT_MS = 10_000;
 const BOOT_WAIT_MS = 60_000;
 const POLL_MS = 10;
 const STDERR_CHARACTERS_MAX = 64 * 1024;
+/** __SO_ACCEPTCON, as /proc/net/unix shows it. */
+const LISTENING_FLAGS = '00010000';
 
 export interface GuestOptions extends Partial<MachineOptions> {
   /** QEMU to run; the system's by default. */
@@ -43,6 +45,17 @@ export interface RunningGuest {
   readonly gone: Promise<void>;
   /** Kills QEMU and removes every socket and file of it. Idempotent. */
   readonly stop: () => Promise<void>;
+}
+
+/** Whether a process's network has a listener there: a socket's file stands a moment before it listens. */
+function listens(pid: number, path: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/net/unix`, 'utf8')
+      .split('\n')
+      .some((line) => line.endsWith(` ${path}`) && line.split(/\s+/)[3] === LISTENING_FLAGS);
+  } catch {
+    return false;
+  }
 }
 
 /** Starts the machine and waits until its programs run (or, `bare` or without `bootWait`, until QMP listens). */
@@ -91,7 +104,7 @@ export async function startGuest(options: GuestOptions = {}): Promise<RunningGue
   };
   try {
     const deadlineMs = performance.now() + QMP_WAIT_MS;
-    while (!existsSync(paths.qmp)) {
+    while (!listens(child.pid ?? 0, paths.qmp)) {
       if (isGone || performance.now() > deadlineMs)
         throw new Error(`${binary} did not start: ${stderr}`);
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
