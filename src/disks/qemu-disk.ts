@@ -32,6 +32,7 @@ import {
 } from '../native/disk-intake.ts';
 import { BLOCK_BYTES, BlockEpochs, type DiskStretch } from './block-epochs.ts';
 import { READ_BYTES_MAX } from './disk-image.ts';
+import { CopyBrake } from './copy-brake.ts';
 import { DiskReaders } from './disk-readers.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
@@ -40,14 +41,10 @@ import {
   findDisks,
   type FoundDisk,
   jobName,
-  pauseCopy,
   removeMirrors,
   startMirror,
 } from './qemu-mirror.ts';
 
-/** Above this much unsent first copy the background copy is paused, below the second it goes on. */
-export const BASE_HIGH_BYTES: number = 64 * 1024 * 1024;
-export const BASE_LOW_BYTES: number = 16 * 1024 * 1024;
 /** About as much of it is handed over at once. */
 const HANDFUL_BYTES = 4 * 1024 * 1024;
 
@@ -102,6 +99,7 @@ export class QemuDisks {
   readonly #options: QemuDiskOptions;
   readonly #intake: DiskIntake;
   readonly #epochs: BlockEpochs;
+  readonly #brake: CopyBrake;
   readonly #ready = new Set<string>();
   #server: NbdServer | null = null;
   #unlisten: () => void = () => undefined;
@@ -117,16 +115,12 @@ export class QemuDisks {
   } | null = null;
   /** The end of the readers before: QEMU has one server only. */
   #readersEnding: Promise<void> = Promise.resolve();
-  /** Whose background copy is held back. */
-  #pausedDisks: readonly number[] = [];
-  /** True while an order to pause or go on is on its way, and until all mirrors were started. */
-  #isSteering = true;
 
   constructor(options: QemuDiskOptions, disks: readonly FoundDisk[]) {
     this.#options = options;
     this.disks = disks;
     this.diskBytes = disks.reduce((sum, { diskBytes }) => sum + diskBytes, 0);
-    const { counter, waitingBytesMax, beats } = options;
+    const { monitor, counter, waitingBytesMax, baseHighBytes, baseLowBytes, beats } = options;
     const disksBytes = disks.map(({ diskBytes }) => diskBytes);
     this.#epochs = new BlockEpochs(disksBytes);
     this.#intake = new DiskIntake({
@@ -141,6 +135,19 @@ export class QemuDisks {
       },
       onGone: (disk, error) => {
         this.#onGone(disk, error);
+      },
+    });
+    this.#brake = new CopyBrake({
+      monitor,
+      highBytes: baseHighBytes,
+      lowBytes: baseLowBytes,
+      copying: () => [...disks.keys()].filter((disk) => !this.#ready.has(jobName(disk))),
+      waitingBytes: () => this.#intake.waitingBytes,
+      onSettled: () => {
+        this.#listen();
+      },
+      onFailure: (error) => {
+        this.#lose(error);
       },
     });
   }
@@ -184,8 +191,7 @@ export class QemuDisks {
           bytesPerSecondMax,
         });
       if (this.#lost !== null) throw this.#lost;
-      this.#isSteering = false;
-      this.#steerCopy();
+      this.#brake.release();
     } catch (error) {
       await this.detach();
       throw error;
@@ -286,6 +292,7 @@ export class QemuDisks {
 
   async #detach(): Promise<void> {
     const wasLost = this.#lost;
+    this.#brake.end();
     this.#lost ??= new RomulusError('ERR_DISK_LOST', 'the disks were let go', {
       remedy: 'Attach to the disks again before taking checkpoints.',
     });
@@ -318,7 +325,7 @@ export class QemuDisks {
     const pieces = this.#intake.takeSome(HANDFUL_BYTES);
     if (this.#resumed !== null)
       for (const piece of pieces) this.#epochs.note(piece, this.#resumed.epoch);
-    this.#steerCopy();
+    this.#brake.steer();
     return pieces;
   }
 
@@ -340,7 +347,7 @@ export class QemuDisks {
   }
 
   #onWaiting(): void {
-    this.#steerCopy();
+    this.#brake.steer();
     if (this.#intake.waitingBytes > 0) this.#wake();
     this.#listen();
   }
@@ -348,38 +355,8 @@ export class QemuDisks {
   /** Asks to hear when there is something to be done. */
   #listen(): void {
     if (this.#lost !== null) return;
-    if (this.#isBaseAwaited) this.#intake.wakeAbove(0);
-    else if (!this.isReady && !this.#isSteering && this.#pausedDisks.length === 0)
-      this.#intake.wakeAbove(this.#options.baseHighBytes ?? BASE_HIGH_BYTES);
-  }
-
-  #steerCopy(): void {
-    if (this.#isSteering || this.#lost !== null) return;
-    const { waitingBytes } = this.#intake;
-    const high = this.#options.baseHighBytes ?? BASE_HIGH_BYTES;
-    const low = this.#options.baseLowBytes ?? BASE_LOW_BYTES;
-    const isPaused = this.#pausedDisks.length > 0;
-    const isWanted = !this.isReady && waitingBytes > (isPaused ? low : high);
-    if (isWanted === isPaused) {
-      this.#listen();
-      return;
-    }
-    this.#isSteering = true;
-    this.#pauseCopies(isWanted).catch((error: unknown) => {
-      this.#lose(toRomulusError(error));
-    });
-  }
-
-  async #pauseCopies(isWanted: boolean): Promise<void> {
-    const { monitor } = this.#options;
-    const all = [...this.disks.keys()];
-    const chosen = isWanted
-      ? all.filter((disk) => !this.#ready.has(jobName(disk)))
-      : this.#pausedDisks;
-    await Promise.all(chosen.map((disk) => pauseCopy(monitor, disk, isWanted)));
-    this.#pausedDisks = isWanted ? chosen : [];
-    this.#isSteering = false;
-    this.#steerCopy();
+    const bytes = this.#isBaseAwaited ? 0 : this.#brake.wakeAboveBytes;
+    if (bytes !== null) this.#intake.wakeAbove(bytes);
   }
 
   #onEvent(event: string, data: Readonly<Record<string, unknown>>): void {
@@ -388,7 +365,7 @@ export class QemuDisks {
     if (event === 'BLOCK_JOB_READY') {
       this.#ready.add(job);
       if (!this.isReady) return;
-      this.#steerCopy();
+      this.#brake.steer();
       this.#wake();
     } else if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED') {
       const words = typeof data['error'] === 'string' ? data['error'] : 'somebody ended it';
@@ -404,6 +381,7 @@ export class QemuDisks {
   #lose(error: RomulusError): void {
     if (this.#lost !== null) return;
     this.#lost = error;
+    this.#brake.end();
     // Before anything else: whatever waits for a reply of ours must not wait any longer.
     this.#closeServer();
     this.#wake();
