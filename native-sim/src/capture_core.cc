@@ -29,6 +29,9 @@ constexpr uint32_t kScanPartPages = 16384;
 constexpr size_t kCopyPartPages = 64;
 // A copy of fewer pages after one ahead takes less than a device state.
 constexpr size_t kLightCopyPages = 1024;
+// About what a device state takes: a scan that is not done by then is what the machine waits for.
+constexpr uint64_t kLightScanNs = 800'000;
+constexpr uint64_t kForeverNs = UINT64_MAX;
 // From here on a copy takes some milliseconds of every CPU, and as many more as the host is slow.
 constexpr size_t kLongCopyPages = 8192;
 constexpr size_t kPagemapEntriesPerRead = 8192;
@@ -145,7 +148,7 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   if (full) {
     FindPopulated(first_page, page_count, stats);
   } else {
-    FindDirty(first_page, page_count, light, stats);
+    FindDirty(first_page, page_count, light ? kLightScanNs : 0, stats);
   }
   tracker_->CheckAlive();
   const bool alone = full || (light && staged_end_ - staged_begin_ < kLightCopyPages);
@@ -166,7 +169,7 @@ CaptureStats Capture::TakeAhead() {
   if (staged_ahead_.size() == kAheadRounds) return stats;
   staged_begin_ = staged_end_;
   const uint64_t begin = NowNs();
-  FindDirty(0, page_count_, true, stats);
+  FindDirty(0, page_count_, kForeverNs, stats);
   staged_ahead_.push_back(Finish(begin, NowNs(), true, stats));
   is_ahead_pending_ = true;
   return stats;
@@ -183,8 +186,9 @@ StagedPages Capture::Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, Ca
   return staged;
 }
 
-void Capture::FindDirty(uint32_t first_page, uint32_t page_count, bool alone,
+void Capture::FindDirty(uint32_t first_page, uint32_t page_count, uint64_t alone_ns,
                         CaptureStats& stats) {
+  const uint64_t begin = NowNs();
   tracker_->Refresh();
   // Parts begin at multiples of their size, so two threads never share a word of the tracker's books.
   const uint32_t first_part = first_page / kScanPartPages;
@@ -197,11 +201,10 @@ void Capture::FindDirty(uint32_t first_page, uint32_t page_count, bool alone,
     part_runs_[part].clear();
     tracker_->Take(range_, from, to - from, part_runs_[part]);
   };
-  if (tracker_->concurrent() && !alone) {
-    crew_.Run(parts, scan);
-  } else {
-    for (uint32_t part = 0; part < parts; ++part) scan(part);
-  }
+  const bool concurrent = tracker_->concurrent();
+  uint32_t done = 0;
+  while (done < parts && (!concurrent || NowNs() - begin < alone_ns)) scan(done++);
+  crew_.Run(parts - done, [&](uint32_t part) { scan(done + part); });
   for (uint32_t part = 0; part < parts; ++part) {
     stats.runs += part_runs_[part].size();
     Stage(part_runs_[part]);

@@ -85,7 +85,8 @@ class Capture {
   }
 
  private:
-  void FindDirty(uint32_t first_page, uint32_t page_count, bool alone, CaptureStats& stats);
+  // Without the helper for so long.
+  void FindDirty(uint32_t first_page, uint32_t page_count, uint64_t alone_ns, CaptureStats& stats);
   void FindPopulated(uint32_t first_page, uint32_t page_count, CaptureStats& stats);
   void Stage(const PageRuns& runs);
   StagedPages Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, CaptureStats& stats);
