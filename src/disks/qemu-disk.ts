@@ -37,13 +37,7 @@ import { DiskReaders } from './disk-readers.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
 import { type DescriptorMonitor, removeExports } from './qemu-export.ts';
-import {
-  findDisks,
-  type FoundDisk,
-  jobName,
-  removeMirrors,
-  startMirror,
-} from './qemu-mirror.ts';
+import { findDisks, type FoundDisk, jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
 
 /** About as much of it is handed over at once. */
 const HANDFUL_BYTES = 4 * 1024 * 1024;

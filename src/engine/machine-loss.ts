@@ -30,6 +30,8 @@ export class MachineLoss {
   readonly #options: MachineLossOptions;
   /** Why the term ends, when the machine ended it and was not lost. */
   #loss: GuestLoss | null = null;
+  /** Why the term ends, when a part of this node ended it. */
+  #failure: RomulusError | null = null;
   #isSettling = false;
   #mustEnd = false;
 
@@ -58,9 +60,24 @@ export class MachineLoss {
 
   /** Nobody can checkpoint it any more. Who is paired takes over, so it must not run on by itself. */
   dead(why: string): void {
-    const { state } = this.#options.core.status;
-    this.#mustEnd = state === 'protected' || state === 'backlogged' || state === 'severed';
+    this.#mustEnd = this.#hasHeir();
     this.#options.step({ kind: 'guestLost', why });
+  }
+
+  /**
+   * A thread of this node ended, and with it the hold on a machine that lives. Who is paired takes
+   * over. A machine that is alone runs on: this node ends, its guardian lets go of the machine, and a
+   * node that is started again holds it anew.
+   */
+  unheld(error: RomulusError): void {
+    if (this.#hasHeir()) return this.dead(error.message);
+    this.#failure ??= error;
+    this.#options.step({ kind: 'shutdown', why: error.message });
+  }
+
+  #hasHeir(): boolean {
+    const { state } = this.#options.core.status;
+    return state === 'protected' || state === 'backlogged' || state === 'severed';
   }
 
   /**
@@ -102,6 +119,8 @@ export class MachineLoss {
   outcomeOf(effect: PrimaryEffect & { kind: 'finish' }): PrimaryOutcome {
     if (effect.reason !== 'shutdown')
       return { kind: 'guestLost', why: effect.why, mustEnd: this.#mustEnd };
+    const failure = this.#failure;
+    if (failure !== null) return { kind: 'failed', why: effect.why, error: failure };
     const why = this.#loss?.why ?? effect.why;
     if (this.#loss?.kind !== 'changed') return { kind: 'finished', why };
     return { kind: 'guestChanged', why, epoch: this.#options.core.status.takenEpoch };

@@ -15,7 +15,10 @@ export type PrimaryOutcome =
   | { readonly kind: 'guestLost'; readonly why: string; readonly mustEnd: boolean }
   /** The machine lives on, but must be attached to anew. */
   | { readonly kind: 'guestChanged'; readonly why: string; readonly epoch: number }
-  | { readonly kind: 'fenced'; readonly why: string };
+  /** With `mustEnd`, the machine could not be asked to end. */
+  | { readonly kind: 'fenced'; readonly why: string; readonly mustEnd: boolean }
+  /** This node can no longer hold the machine, and nobody else does: it runs on without us. */
+  | { readonly kind: 'failed'; readonly why: string; readonly error: RomulusError };
 
 /** A backup on one link. */
 export interface Peer {

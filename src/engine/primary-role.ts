@@ -95,7 +95,7 @@ export class PrimaryRole implements Role {
       {
         name: 'capture',
         onEvent: ({ loss }) => session?.guestLost(loss),
-        onDeath: (error) => session?.captureLost(error),
+        onDeath: (error) => session?.threadLost(error),
       },
     );
     teardown.push('the capture thread', () => capture.close());
@@ -143,7 +143,7 @@ export class PrimaryRole implements Role {
       tuning: { intervalMs: config.heartbeatMs, promiseMs: config.promiseMs },
       onVerdict: (verdict) => session?.peerVerdict(verdict),
       onPromised: (by, promiseMs, sentAtMs) => session?.promised(by, promiseMs, sentAtMs),
-      onFailed: (error) => session?.captureLost(error),
+      onFailed: (error) => session?.threadLost(error),
     });
     let farewell: Goodbye = { reason: 'shutdown', text: 'stopped' };
     teardown.push('the heartbeats', () => heartbeat.stop(farewell));
@@ -182,10 +182,9 @@ export class PrimaryRole implements Role {
     if (this.#stopAsked) session.shutdown();
     const outcome = await session.outcome;
     // Who lost its link before it could be told learns it from the heartbeats.
-    if (outcome.kind === 'guestLost') {
-      farewell = { reason: 'guest-lost', text: outcome.why };
-      if (outcome.mustEnd) await endProcess(attached.pid, startTime);
-    }
+    if (outcome.kind === 'failed') throw outcome.error;
+    if (outcome.kind === 'guestLost') farewell = { reason: 'guest-lost', text: outcome.why };
+    if ('mustEnd' in outcome && outcome.mustEnd) await endProcess(attached.pid, startTime);
     return outcome;
   }
 

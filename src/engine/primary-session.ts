@@ -172,11 +172,11 @@ export class PrimarySession {
     this.#loss.lost(loss);
   }
 
-  /** The capture thread ended: nothing can be checkpointed any more, the machine runs on. */
-  captureLost(error: RomulusError): void {
+  /** A thread without which nothing can be checkpointed ended; the machine runs on. */
+  threadLost(error: RomulusError): void {
     if (this.#ended) return;
-    this.#log.fatal({ error: error.toJSON() }, 'the capture thread ended');
-    this.#loss.dead(error.message);
+    this.#log.fatal({ error: error.toJSON() }, 'a thread of this node ended');
+    this.#loss.unheld(error);
   }
 
   /** The disk's writes can no longer be followed: whoever is given the image must start anew. */
@@ -315,15 +315,17 @@ export class PrimarySession {
     parts.audit.record('fenced', { why });
     parts.emit({ event: 'fenced', why });
     this.#log.error({ why }, 'fenced: the machine is stopped, its output stays closed');
-    capture
+    void capture
       .call('fence', undefined)
-      .catch((error: unknown) => {
-        this.#log.error(
-          { error: toRomulusError(error).toJSON() },
-          'the machine could not be ended',
-        );
-      })
-      .finally(() => this.#end({ kind: 'fenced', why }));
+      .then(
+        () => false,
+        (error: unknown) => {
+          const json = toRomulusError(error).toJSON();
+          this.#log.error({ error: json }, 'the machine cannot be asked to end; its process is');
+          return true;
+        },
+      )
+      .then((mustEnd) => this.#end({ kind: 'fenced', why, mustEnd }));
   }
 
   #end(outcome: PrimaryOutcome): void {

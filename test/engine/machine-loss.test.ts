@@ -68,6 +68,18 @@ describe('MachineLoss', () => {
     expect(broken).toEqual([]);
   });
 
+  it('lets one that is alone run on when a thread of ours ended, and has the node fail', () => {
+    const loss = lossWith(null);
+    loss.unheld(CUT_OFF);
+    expect(events).toEqual([{ kind: 'shutdown', why: CUT_OFF.message }]);
+    const why = CUT_OFF.message;
+    expect(loss.outcomeOf({ kind: 'finish', reason: 'shutdown', why })).toEqual({
+      kind: 'failed',
+      why,
+      error: CUT_OFF,
+    });
+  });
+
   it.each(['settle', 'netLost'] as const)(
     'has nobody take over from one that was switched off, though its sockets closed first: %s',
     async (way) => {

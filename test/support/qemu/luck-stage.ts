@@ -50,6 +50,8 @@ interface Ports {
 export interface NodeOptions {
   readonly extra?: readonly string[];
   readonly stateDir?: string;
+  /** What it is run by, such as `env NAME=VALUE`. */
+  readonly launcher?: readonly string[];
   /** Where the replicas of disks are, by the disks' names. */
   readonly drives?: Readonly<Record<string, string>>;
 }
@@ -237,6 +239,7 @@ export class LuckStage {
     return new NodeProcess(this.stage, {
       name: `node-${side}-${this.#nodeCount}`,
       args: this.nodeArgs(side, role, options),
+      launcher: options.launcher ?? [],
       onProgress: () => undefined,
     });
   }

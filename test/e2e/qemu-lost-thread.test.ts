@@ -1,0 +1,97 @@
+/**
+ * Goal: a defect that ends a thread of a node does not end what the node protects. A machine that is
+ * alone runs on and is heard, and a node started again holds it anew; one that has a copy is
+ * succeeded by it. Method: an exception thrown into one thread of a real node, through its inspector.
+ */
+import { afterEach, describe, expect, it } from 'vitest';
+import { VIRTIO_MODULES } from '../../src/drill/qemu/guest-image.ts';
+import type { NodeProcess } from '../../src/drill/node-process.ts';
+import { crashThread, INSPECTABLE } from '../support/crash-thread.ts';
+import { exitCodeOf, LuckStage, until, untilStatus, WAIT_MS } from '../support/qemu/luck-stage.ts';
+import { requireQemu } from '../support/qemu/require-qemu.ts';
+import { Wire, wireNetdev } from '../support/qemu/wire.ts';
+
+const hasQemu = await requireQemu();
+
+describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_MS }, () => {
+  let stage: LuckStage;
+  const wires: Wire[] = [];
+
+  afterEach(async () => {
+    for (const wire of wires.splice(0)) wire.close();
+    await stage?.close();
+  });
+
+  async function wireAt(path: string): Promise<Wire> {
+    const wire = await Wire.connect(path);
+    wires.push(wire);
+    return wire;
+  }
+
+  async function speaks(wire: Wire): Promise<void> {
+    const here = wire.last;
+    await until('frames on the wire', () => wire.last > here + 5);
+  }
+
+  /** A machine that says fifty numbered frames a second, and the end of its wire. */
+  async function start(): Promise<Wire> {
+    stage = await LuckStage.open();
+    stage.netdevs.b['n0'] = `stream,server=on,addr.type=unix,addr.path=${stage.path('wire-b')}`;
+    await stage.startMachine({
+      run: ['frames', 'counter'],
+      kernelArgs: [`romulus.modules=${VIRTIO_MODULES.join()}`, 'romulus.frames=50'],
+      extraArgs: [
+        ...wireNetdev('n0', stage.path('wire-a')),
+        '-device',
+        'virtio-net-pci,netdev=n0,id=nic0',
+      ],
+    });
+    const wire = await wireAt(stage.path('wire-a'));
+    await speaks(wire);
+    return wire;
+  }
+
+  const protect = (): NodeProcess => stage.startNode('a', 'protect', { launcher: INSPECTABLE });
+
+  it.each(['capture', 'heartbeat'])('lets a machine that is alone go: %s', async (thread) => {
+    const wire = await start();
+    const user = await stage.userMonitor();
+    const filters = async (): Promise<string[]> => {
+      const objects = (await user.command('qom-list', { path: '/objects' })) as { name: string }[];
+      return objects.map(({ name }) => name).filter((name) => name.startsWith('romulus-'));
+    };
+    const first = protect();
+    await untilStatus(first, 'attachment', ({ state }) => state === 'unprotected');
+    await speaks(wire);
+    expect(await filters()).toEqual(['romulus-nf0']);
+
+    await crashThread(first.child, thread);
+    expect(await exitCodeOf(first)).toBe(1);
+    expect(stage.logOf(first.child)).toContain('a defect, for a test');
+    await until('an open network', async () => (await filters()).length === 0);
+    await speaks(wire);
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+
+    const second = protect();
+    const backup = stage.startNode('b', 'backup');
+    await untilStatus(second, 'protection', ({ state }) => state === 'protected');
+    expect(backup.child.isGone()).toBe(false);
+    await speaks(wire);
+    expect(await filters()).toEqual(['romulus-nf0']);
+  });
+
+  it('is succeeded by the copy of a machine that has one', async () => {
+    const wireA = await start();
+    const a = protect();
+    const b = stage.startNode('b', 'backup');
+    await untilStatus(a, 'protection', ({ state }) => state === 'protected');
+    await speaks(wireA);
+    await crashThread(a.child, 'capture');
+    await untilStatus(b, 'a takeover', ({ role }) => role === 'primary');
+    const wireB = await wireAt(stage.path('wire-b'));
+    await speaks(wireB);
+    expect(wireB.numbers[0]).toBeGreaterThan(wireA.last);
+    // The node of the crash has a machine no more, and follows.
+    await untilStatus(a, 'its new role', ({ role }) => role === 'backup');
+  });
+});

@@ -1,0 +1,78 @@
+/**
+ * Ends one thread of a node as a defect in it would: an exception that nobody catches. It is thrown
+ * from outside, through Node's inspector, so that the node need not know of it.
+ */
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { WebSocket } from 'ws';
+import type { Child } from '../../src/drill/children.ts';
+
+/** Lets each node listen on a port of its own; to be put before its command line. */
+export const INSPECTABLE = ['env', 'NODE_OPTIONS=--inspect-port=0'] as const;
+
+const LISTENING = /Debugger listening on (ws:\S+)/;
+const WAIT_MS = 10_000;
+const POLL_MS = 20;
+const THROW = "setImmediate(() => { throw new Error('a defect, for a test'); })";
+
+interface Message {
+  readonly method?: string;
+  readonly params?: {
+    readonly sessionId?: string;
+    readonly workerInfo?: { readonly title: string };
+  };
+}
+
+async function inspectorUrl(node: Child): Promise<string> {
+  node.process.kill('SIGUSR1');
+  const deadlineMs = performance.now() + WAIT_MS;
+  for (;;) {
+    const url = LISTENING.exec(readFileSync(node.logFile, 'utf8'))?.[1];
+    if (url !== undefined) return url;
+    if (performance.now() > deadlineMs) throw new Error(`${node.name} has no inspector`);
+    await sleep(POLL_MS);
+  }
+}
+
+/**
+ * Throws in the thread of that name, and returns when that was asked for.
+ * @param node was started with `INSPECTABLE`.
+ */
+export async function crashThread(node: Child, thread: string): Promise<void> {
+  const socket = new WebSocket(await inspectorUrl(node));
+  const titles: string[] = [];
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const late = setTimeout(
+        () => reject(new Error(`no thread '${thread}' among: ${titles.join(', ')}`)),
+        WAIT_MS,
+      );
+      const send = (id: number, method: string, params: object): void => {
+        socket.send(JSON.stringify({ id, method, params }), (error) => {
+          if (error instanceof Error) reject(error);
+        });
+      };
+      socket.on('error', reject);
+      socket.on('open', () => send(1, 'NodeWorker.enable', { waitForDebuggerOnStart: false }));
+      socket.on('message', (data: Buffer) => {
+        const { method, params } = JSON.parse(data.toString()) as Message;
+        if (method === 'NodeWorker.attachedToWorker') {
+          const title = params?.workerInfo?.title ?? '';
+          titles.push(title);
+          if (!title.includes(thread)) return;
+          const evaluate = { id: 1, method: 'Runtime.evaluate', params: { expression: THROW } };
+          const { sessionId } = params ?? {};
+          send(2, 'NodeWorker.sendMessageToWorker', {
+            sessionId,
+            message: JSON.stringify(evaluate),
+          });
+        } else if (method === 'NodeWorker.receivedMessageFromWorker') {
+          clearTimeout(late);
+          resolve();
+        }
+      });
+    });
+  } finally {
+    socket.terminate();
+  }
+}
