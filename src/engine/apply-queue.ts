@@ -33,7 +33,8 @@ function movable(frames: readonly Frame[]): { frames: Frame[]; transfer: ArrayBu
 
 export class ApplyQueue {
   readonly #options: { diskSync: DiskSync; onPressure: (full: boolean) => void };
-  readonly #thread: ThreadClient<ApplyMethods>;
+  #thread: ThreadClient<ApplyMethods>;
+  #isClosed = false;
   #backlogBytes = 0;
   #full = false;
   #last: Promise<void> = Promise.resolve();
@@ -42,9 +43,7 @@ export class ApplyQueue {
 
   constructor(options: { diskSync: DiskSync; onPressure: (full: boolean) => void }) {
     this.#options = options;
-    this.#thread = new ThreadClient<ApplyMethods>(workerUrl('./apply-worker', import.meta.url), {
-      name: 'apply',
-    });
+    this.#thread = startThread();
   }
 
   get backlogBytes(): number {
@@ -91,15 +90,17 @@ export class ApplyQueue {
     return this.#thread.call('scrub', undefined);
   }
 
-  /** Forgets the image; the thread stays for the next one. */
+  /** Forgets the image; the thread stays for the next one, which gets another if this one ended. */
   async release(): Promise<void> {
     this.#image += 1;
     this.#last = Promise.resolve();
-    await this.#thread.call('close', undefined);
+    if (!this.#thread.hasEnded) await this.#thread.call('close', undefined);
+    else if (!this.#isClosed) this.#thread = startThread();
   }
 
   /** Ends the thread. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     await this.#thread.close();
   }
 
@@ -129,4 +130,8 @@ export class ApplyQueue {
       this.#options.onPressure(false);
     }
   }
+}
+
+function startThread(): ThreadClient<ApplyMethods> {
+  return new ThreadClient(workerUrl('./apply-worker', import.meta.url), { name: 'apply' });
 }

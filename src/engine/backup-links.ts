@@ -201,8 +201,11 @@ export class BackupLinks {
       case 'scrubReply':
         return scrub.noteBackup(message.epoch, message.digest);
       case 'error':
-        peer.complaint = message.message;
-        this.#log.warn({ peer: peer.node, code: message.code }, message.message);
+        peer.complaint = `${message.message}. ${message.remedy}`;
+        this.#log.warn(
+          { peer: peer.node, code: message.code, remedy: message.remedy },
+          message.message,
+        );
         return;
       case 'goodbye':
         this.#log.info({ peer: peer.node, reason: message.reason }, message.text);

@@ -36,7 +36,7 @@ export interface Peer {
   readonly sentAtMs: Map<number, number>;
   /** It knows that the machine stands because somebody paused it. */
   knowsPaused: boolean;
-  /** Why it ends the connection, in its own words. */
+  /** Why it ends the connection and what to do about it, in its own words. */
   complaint: string | null;
 }
 

@@ -11,6 +11,9 @@ import { type Endpoint, type Heartbeat, startHeartbeat } from '../signals/heartb
 import { PromiseWords } from '../signals/promise-words.ts';
 import type { NodeConfig } from './config.ts';
 
+/** Rest before heartbeats that ended, or could not be begun, are begun again. */
+const AGAIN_MS = 500;
+
 export interface PrimaryWatchOptions {
   readonly config: NodeConfig;
   readonly log: Logger;
@@ -31,6 +34,7 @@ export class PrimaryWatch {
   #generation: Generation = NO_GENERATION;
   #link: { state: 'open' | 'closed'; text: string } = { state: 'closed', text: 'not made yet' };
   #closed = false;
+  #againTimer: NodeJS.Timeout | undefined;
 
   constructor(options: PrimaryWatchOptions) {
     this.#options = options;
@@ -46,9 +50,8 @@ export class PrimaryWatch {
     this.#watching = this.#watching
       .then(() => this.#start(endpoint))
       .catch((error: unknown) => {
-        // The next welcome tries again.
-        this.#watched = null;
         this.#options.log.error({ error: toRomulusError(error).toJSON() }, 'no heartbeats');
+        this.#beginAgain(endpoint);
       });
   }
 
@@ -73,9 +76,19 @@ export class PrimaryWatch {
   /** Ends the heartbeats. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
+    clearTimeout(this.#againTimer);
     await this.#watching;
     await this.#heartbeat?.stop();
     this.#heartbeat = null;
+  }
+
+  /** Without heartbeats nobody would notice the primary's death. */
+  #beginAgain(endpoint: Endpoint): void {
+    this.#againTimer = setTimeout(() => {
+      if (this.#closed || this.#watched !== endpoint) return;
+      this.#watched = null;
+      this.watch(endpoint);
+    }, AGAIN_MS);
   }
 
   async #start(endpoint: Endpoint): Promise<void> {
@@ -94,8 +107,9 @@ export class PrimaryWatch {
       onVerdict,
       onSignal: (signal) => log.debug({ signal: signal.source }, signal.text),
       onFailed: (error) => {
-        this.#watched = null;
-        log.fatal({ error: error.toJSON() }, 'heartbeats ended');
+        log.fatal({ error: error.toJSON() }, 'heartbeats ended; they are begun again');
+        this.#heartbeat = null;
+        this.#beginAgain(endpoint);
       },
     });
     this.#heartbeat = heartbeat;

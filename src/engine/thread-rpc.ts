@@ -93,6 +93,11 @@ export class ThreadClient<Methods extends ThreadMethods, Event = never> {
     });
   }
 
+  /** Whether the thread ended, or is being ended: no call of it can succeed any more. */
+  get hasEnded(): boolean {
+    return this.#dead !== null;
+  }
+
   call<Name extends keyof Methods & string>(
     method: Name,
     argument: ArgumentOf<Methods[Name]>,

@@ -106,6 +106,16 @@ export class LuckStage {
     return this.#serials[side].ask.command(command);
   }
 
+  /** Waits until the guest's `disk` program has written more, and gives what it found wrong so far. */
+  async diskComplaints(side: Side): Promise<string[]> {
+    const { lines } = this.consoleOf(side);
+    await this.consoleOf(side).waitFor('writes', (text) => text.startsWith('k '), {
+      withinMs: WAIT_MS,
+      after: lines.length,
+    });
+    return lines.map(({ text }) => text).filter((text) => /^(k BAD|!)/.test(text));
+  }
+
   /**
    * Has the guest on this side switch its machine off.
    * @throws {Error} with what the console said last, and where the processor is, when it does not.
