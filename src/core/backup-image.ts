@@ -65,9 +65,10 @@ export function handlePrepared(backup: BackupContext, linkId: LinkId, instance: 
   backup.emit({ kind: 'promiseAs', instance }, { kind: 'sendReady', linkId, instance });
 }
 
-export function handleImageFailed(backup: BackupContext, linkId: LinkId, why: string): void {
+export function handleImageFailed(backup: BackupContext, event: EventOf<'imageFailed'>): void {
+  const { linkId, why, remedy } = event;
   if (!backup.isCurrent(linkId) || backup.state.name !== 'syncing') return;
-  dropLink(backup, 'ERR_HOST_IMAGE', `this host cannot hold the image: ${why}`);
+  dropLink(backup, 'ERR_HOST_IMAGE', `this host cannot hold the image: ${why}`, remedy);
 }
 
 export function handleBaseEnd(backup: BackupContext, linkId: LinkId, complete: boolean): void {

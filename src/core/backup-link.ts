@@ -34,9 +34,21 @@ export function loseLink(backup: BackupContext, why: string): void {
   }
 }
 
-export function dropLink(backup: BackupContext, code: ErrorCode, why: string): void {
+export function dropLink(
+  backup: BackupContext,
+  code: ErrorCode,
+  why: string,
+  remedy?: string,
+): void {
   if (backup.link === null) return;
-  backup.emit({ kind: 'dropLink', linkId: backup.link.linkId, code, why });
+  const { linkId } = backup.link;
+  backup.emit({
+    kind: 'dropLink',
+    linkId,
+    code,
+    why,
+    ...(remedy !== undefined && { remedy }),
+  });
   loseLink(backup, why);
 }
 

@@ -73,7 +73,13 @@ export type BackupEvent =
     }
   /** Room for the new image is made, under this fresh instance's name. */
   | { readonly kind: 'imagePrepared'; readonly linkId: LinkId; readonly instance: Instance }
-  | { readonly kind: 'imageFailed'; readonly linkId: LinkId; readonly why: string }
+  | {
+      readonly kind: 'imageFailed';
+      readonly linkId: LinkId;
+      readonly why: string;
+      /** What can be done about it. */
+      readonly remedy?: string;
+    }
   /** The end of the base image. `complete`: its counts agree with what came. */
   | { readonly kind: 'baseEnd'; readonly linkId: LinkId; readonly complete: boolean }
   /** A whole epoch came. `intact`: counts and digest agree. The engine keeps it for `apply`. */
@@ -178,6 +184,8 @@ export type BackupEffect =
       readonly linkId: LinkId;
       readonly code: ErrorCode;
       readonly why: string;
+      /** What can be done about it; without one, that the link is dialled again. */
+      readonly remedy?: string;
     }
   /** All is done that a clean shutdown must do. */
   | { readonly kind: 'finish'; readonly why: string }

@@ -103,7 +103,7 @@ export class Backup {
       case 'imagePrepared':
         return handlePrepared(context, event.linkId, event.instance);
       case 'imageFailed':
-        return handleImageFailed(context, event.linkId, event.why);
+        return handleImageFailed(context, event);
       case 'baseEnd':
         return handleBaseEnd(context, event.linkId, event.complete);
       case 'epochReceived':

@@ -114,7 +114,7 @@ export class BackupImage {
       const known = toRomulusError(error);
       this.#log.error({ error: known.toJSON() }, 'this host cannot hold the image');
       this.rest();
-      step({ kind: 'imageFailed', linkId, why: known.message });
+      step({ kind: 'imageFailed', linkId, why: known.message, remedy: known.remedy });
     }
   }
 

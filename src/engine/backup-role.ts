@@ -116,6 +116,7 @@ export class BackupRole implements Role {
       appliedEpoch: core.appliedEpoch,
       bytesSent: session.bytesReceived,
       peer: session.peer,
+      heartbeatAgeMs: session.heartbeatAgeMs,
     };
   }
 }

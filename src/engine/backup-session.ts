@@ -100,6 +100,10 @@ export class BackupSession {
     return this.#stream.peer;
   }
 
+  get heartbeatAgeMs(): number | null {
+    return this.#watch.words.beatAgeMs(nowNs());
+  }
+
   get descriptor(): GuestDescriptor | null {
     return this.#image.descriptor;
   }
@@ -214,7 +218,9 @@ export class BackupSession {
         this.#log.warn({ code: effect.code }, effect.why);
         return this.#stream.drop(
           effect.linkId,
-          new RomulusError(effect.code, effect.why, { remedy: 'The link is dialled again.' }),
+          new RomulusError(effect.code, effect.why, {
+            remedy: effect.remedy ?? 'The link is dialled again.',
+          }),
         );
       case 'finish':
         return this.#end({ kind: 'finished', why: effect.why });

@@ -24,6 +24,7 @@ import { Audit } from './audit.ts';
 import { BackupRole, type PromotedMachine } from './backup-role.ts';
 import { nowMs } from './clock.ts';
 import type { NodeConfig } from './config.ts';
+import { HeartbeatAlarm } from './heartbeat-alarm.ts';
 import type { NodeParts } from './node-parts.ts';
 import { NodeState, type SavedMachine } from './node-state.ts';
 import { PrimaryRole } from './primary-role.ts';
@@ -158,8 +159,12 @@ export class Node {
         this.#emit({ event: 'state', ...change });
       },
     };
+    const alarm = new HeartbeatAlarm(this.#config.heartbeatMs);
     const progress = setInterval(() => {
-      if (this.#role !== null) this.#emit({ event: 'progress', ...this.#role.status() });
+      if (this.#role === null) return;
+      const status = this.#role.status();
+      this.#emit({ event: 'progress', ...status });
+      this.#tellAlarm(alarm.note(status, nowMs()));
     }, PROGRESS_MS);
     try {
       await this.#play(parts);
@@ -205,6 +210,15 @@ export class Node {
           break;
         }
       }
+    }
+  }
+
+  #tellAlarm(alarm: ReturnType<HeartbeatAlarm['note']>): void {
+    if (alarm === 'back') this.#log.info('heartbeats come through again');
+    else if (alarm !== null) {
+      const { code, message, remedy } = alarm;
+      this.#log.warn({ code, remedy }, message);
+      this.#emit({ event: 'error', code, message, remedy });
     }
   }
 

@@ -18,6 +18,7 @@ import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent } from './capture-types.ts';
 import type { CaptureMethods } from './capture-worker.ts';
+import { nowNs } from './clock.ts';
 import { HeldNet, type HeldNetOptions } from './held-net.ts';
 import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
@@ -311,6 +312,7 @@ export class PrimaryRole implements Role {
       tracker: attached.trackerKind,
       linkPort: listener.port,
       heartbeatPort: heartbeat.port,
+      heartbeatAgeMs: heartbeat.words.beatAgeMs(nowNs()),
     };
   }
 

@@ -59,5 +59,6 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     netPort: parts.netPort,
     linkPort: null,
     heartbeatPort: null,
+    heartbeatAgeMs: null,
   };
 }

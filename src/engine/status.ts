@@ -79,6 +79,8 @@ export interface NodeStatus {
   readonly netPort: number | null;
   readonly linkPort: number | null;
   readonly heartbeatPort: number | null;
+  /** Since the last heartbeat of the other node, or answer to one; null: none came yet. */
+  readonly heartbeatAgeMs: number | null;
 }
 
 /** What happens to a node, as it happens. */

@@ -197,6 +197,7 @@ export class BackupHeart {
     }
     this.#redialMs = 0;
     this.judge.heartbeatHeard(monotonicMs());
+    this.#options.words.noteBeatHeard(monotonicNs());
     if (this.#mainHangs()) return;
     const promises =
       this.#instance !== null && this.#options.words.extendPromise(monotonicNs() + this.#promiseNs);

@@ -197,6 +197,7 @@ export class PrimaryHeart {
     if (this.#partner !== null && instance !== this.#partner) return;
     if (!this.#judges(connection)) return;
     this.judge.heartbeatHeard(monotonicMs());
+    this.#options.words.noteBeatHeard(monotonicNs());
     if (instance === null || instance !== this.#partner) return;
     if (reply.promiseUs === 0 || beat.generation !== this.#generation) return;
     this.#holdPromise(instance, reply.promiseUs / 1000, beat);

@@ -1,9 +1,10 @@
 /**
  * The words that the heartbeat thread and the main thread share: until when this node has
  * promised not to promote, until when its partner's promise lets it release output, when the
- * link was last heard and when the main thread last ran. Nothing else is shared between the two.
+ * link was last heard, when the main thread last ran and when a heartbeat was last heard. Nothing else
+ * is shared between the two.
  *
- * All four are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them in every
+ * All of them are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them in every
  * thread alike. Each word has one rule, and keeps it by compare-and-exchange, so that no order of
  * events between the threads can break it:
  *
@@ -12,7 +13,7 @@
  * - HELD_PROMISE_UNTIL only grows, except that it is reset when the partner changes. While the
  *   change is under way it is BARRED: a reply of the old partner that the heartbeat thread is
  *   just handling must not count as the new one's.
- * - LINK_HEARD_AT and MAIN_RAN_AT only grow.
+ * - LINK_HEARD_AT, MAIN_RAN_AT and BEAT_HEARD_AT only grow.
  */
 import { assert } from '../base/assert.ts';
 
@@ -20,7 +21,8 @@ const PROMISED_UNTIL = 0;
 const HELD_PROMISE_UNTIL = 1;
 const LINK_HEARD_AT = 2;
 const MAIN_RAN_AT = 3;
-const WORD_COUNT = 4;
+const BEAT_HEARD_AT = 4;
+const WORD_COUNT = 5;
 const BYTES_PER_WORD = 8;
 
 /** In PROMISED_UNTIL: no promises until unsealed. */
@@ -147,6 +149,17 @@ export class PromiseWords {
   /** When the main thread last ran. */
   mainRanAtNs(): bigint {
     return Atomics.load(this.#words, MAIN_RAN_AT);
+  }
+
+  /** Notes that a heartbeat of the peer, or its answer to one, was heard. */
+  noteBeatHeard(atNs: bigint): void {
+    this.#raise(BEAT_HEARD_AT, atNs);
+  }
+
+  /** How long ago that was, milliseconds; null when never. */
+  beatAgeMs(nowNs: bigint): number | null {
+    const heardAtNs = Atomics.load(this.#words, BEAT_HEARD_AT);
+    return heardAtNs === 0n ? null : Math.max(0, Number(nowNs - heardAtNs) / 1e6);
   }
 
   #raise(word: number, toNs: bigint): void {

@@ -293,6 +293,29 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
     cable.server.close();
   });
 
+  it('tell of heartbeats that do not come through beside a link that works', async () => {
+    const sockets: Socket[] = [];
+    const blackHole = createServer((socket) => sockets.push(socket.resume()));
+    await new Promise<void>((resolve) => blackHole.listen(0, '127.0.0.1', resolve));
+    const { port } = blackHole.address() as { port: number };
+    try {
+      await startAll(await choosePorts(), ['--peer-heartbeat', `127.0.0.1:${port}`]);
+      await until('the warnings', () =>
+        Promise.resolve(
+          lastWords.filter(({ text }) => text.includes('ERR_TRANSPORT_NO_HEARTBEATS')).length === 2,
+        ),
+      );
+      for (const name of ['a', 'b']) {
+        expect(await status(name)).toMatchObject({ heartbeatAgeMs: null });
+        const { stdout } = await run('status', '--state-dir', join(directory, name));
+        expect(stdout).toMatch(/last heartbeat +-/);
+      }
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      blackHole.close();
+    }
+  });
+
   it('outlive whoever reads what they tell', async () => {
     const [listen = 0, peer = 0, net = 0] = await freePorts(3);
     const node = start('backup', ...nodeArgs('b', { listen, peer, net }), '--json');

@@ -65,6 +65,10 @@ export function statusRows(status: NodeStatus): [string, string][] {
         ? '-'
         : `${status.peer.node}, ${status.peer.connected ? 'connected' : 'not connected'}`,
     ],
+    [
+      'last heartbeat',
+      status.heartbeatAgeMs === null ? '-' : `${formatMs(status.heartbeatAgeMs)} ago`,
+    ],
     ['tracker', status.tracker ?? '-'],
     ...hookRow(status),
   ];
