@@ -61,6 +61,7 @@
         'src/sim_kv.cc',
         'src/sim_kv_store.cc',
         'src/sim_resp.cc',
+        'src/state_pipe.cc',
         'src/write_queue.cc',
       ],
     },
@@ -68,7 +69,12 @@
       'target_name': 'romulus-guardian',
       'type': 'executable',
       'product_extension': '',
-      'sources': ['src/guardian_main.cc', 'src/guardian_rescue.cc', 'src/guardian_watch.cc'],
+      'sources': [
+        'src/guardian_hold.cc',
+        'src/guardian_main.cc',
+        'src/guardian_rescue.cc',
+        'src/guardian_watch.cc',
+      ],
     },
     {
       'target_name': 'romulus-sim',

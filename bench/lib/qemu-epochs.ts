@@ -1,13 +1,18 @@
 /**
  * Checkpoints of a real QEMU machine, taken as the capture thread takes them, for measuring: the same
  * native conversation, trackers and captures, without an engine around it. `bare` pauses have nothing
- * of ours in them: the floor that QEMU sets.
+ * of ours in them: `stop`, `xen-save-devices-state` and `cont`, pipelined, as anybody would ask for them.
+ *
+ * Every pause is the time between QEMU's events STOP and RESUME, as QEMU stamps them.
  */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Prng } from '../../src/base/prng.ts';
 import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
 import { AheadPolicy } from '../../src/engine/ahead-policy.ts';
 import { attachQemu } from '../../src/guests/qemu/attach.ts';
+import type { QmpEvent } from '../../src/guests/qemu/qmp/messages.ts';
 import type { QemuGuest } from '../../src/guests/qemu/qemu-guest.ts';
 import { Capture } from '../../src/native/capture.ts';
 import { Memory } from '../../src/native/memory.ts';
@@ -45,6 +50,7 @@ export class QemuEpochs {
   readonly #memories: readonly (Memory | null)[];
   readonly #policy = new AheadPolicy();
   readonly #random = new Prng(1);
+  readonly #bareDirectory = mkdtempSync('/dev/shm/romulus-bench-');
   #epoch = 0;
 
   private constructor(guest: QemuGuest) {
@@ -112,6 +118,7 @@ export class QemuEpochs {
     for (const memory of this.#memories) memory?.close();
     for (const baseline of this.#baselines) baseline.close();
     await this.guest.detach();
+    rmSync(this.#bareDirectory, { recursive: true, force: true });
   }
 
   async #take(mode: EpochMode): Promise<PauseSample> {
@@ -125,15 +132,15 @@ export class QemuEpochs {
       again = this.#policy.isWorthwhileAgain(aheadPages, pages);
       aheadPages += pages;
     }
-    const report = await this.guest.pause(() => {
-      if (mode === 'bare') return;
-      for (const capture of this.#captures) {
-        const stats = capture.capture();
+    const capture = (): void => {
+      for (const pages of this.#captures) {
+        const stats = pages.capture();
         pausePages += stats.pages;
         scanMs += stats.scanNs / 1e6;
         copyMs += stats.copyNs / 1e6;
       }
-    });
+    };
+    const report = mode === 'bare' ? await this.#bare() : await this.guest.pause(capture);
     if (mode === 'ahead') this.#policy.record({ aheadPages, pausePages, scanMs });
     let sentBytes = 0;
     this.#epoch += 1;
@@ -155,6 +162,24 @@ export class QemuEpochs {
       pausePages,
       sentBytes,
     };
+  }
+
+  /** What QEMU alone needs to stop a machine, save its state and let it run on. */
+  async #bare(): Promise<Pick<PauseSample, 'pauseMs' | 'stopMs' | 'stateMs' | 'resumeMs'>> {
+    const { monitor } = this.guest;
+    const atMs = new Map<string, number>();
+    const unlisten = monitor.onEvent((event) => {
+      atMs.set(event.event, (event as QmpEvent).timestampMs);
+    });
+    const filename = join(this.#bareDirectory, 'state');
+    const stopped = monitor.command('stop');
+    const saved = monitor.command('xen-save-devices-state', { filename, live: false });
+    await stopped;
+    // Carried out as soon as the state is saved.
+    await Promise.all([saved, monitor.command('cont')]);
+    unlisten();
+    const pauseMs = (atMs.get('RESUME') ?? Number.NaN) - (atMs.get('STOP') ?? Number.NaN);
+    return { pauseMs, stopMs: 0, stateMs: 0, resumeMs: 0 };
   }
 
   #encode(block: number, staged: ReturnType<Capture['staged']>): number {

@@ -145,10 +145,12 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
   // With most pages copied ahead little is left to do, and on a small host the machine's own thread
   // that saves the device state meanwhile needs the other core more than a helper of ours does.
   const bool light = is_ahead_pending_;
+  const bool helped = !light || is_scan_long_;
   if (full) {
     FindPopulated(first_page, page_count, stats);
   } else {
-    FindDirty(first_page, page_count, light ? kLightScanNs : 0, stats);
+    FindDirty(first_page, page_count, helped ? 0 : kLightScanNs, stats);
+    is_scan_long_ = NowNs() - begin > (helped ? kLightScanNs / 2 : kLightScanNs);
   }
   tracker_->CheckAlive();
   const bool alone = full || (light && staged_end_ - staged_begin_ < kLightCopyPages);

@@ -108,6 +108,8 @@ class Capture {
   size_t staged_end_ = 0;
   // TakeAhead's pages wait for a Take.
   bool is_ahead_pending_ = false;
+  // The scan before took so long that the next is shared with the helper from its beginning.
+  bool is_scan_long_ = false;
   // Found to be data, not a hole, by an earlier part of a full capture. Only that is remembered: a
   // hole may have been filled since, and a page taken for one would be lost.
   DataExtent known_data_{0, 0};

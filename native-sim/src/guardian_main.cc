@@ -1,15 +1,15 @@
 // romulus-guardian: keeps a QEMU machine going when its engine can not. It takes no decision about
 // roles: what it may do is written in the page that the engine shares with it (guardian_page.h).
 //
-//     romulus-guardian QMP_SOCKET STATE_FILE
-//                                      stdin: a socket to the engine; descriptor 3: the shared page
+//     romulus-guardian QMP_SOCKET STATE_PIPE
+//                                      stdin: a socket to the engine; descriptor 3: the shared page; 4: the
+//                                      pipe for device states
 //
 // - The engine is frozen, or a thread of it hangs: sockets on which QEMU would wait for it are shut
-//   down (guardian_watch.h).
-// - The engine died: the end of stdin. A machine that it had stopped for a checkpoint runs on. What
+//   down (guardian_watch.h), and a QEMU that it holds up for a pause is let go (guardian_hold.h).
+// - The engine died: the end of stdin. A machine that it had stopped runs on. What
 //   held the machine's output is taken out if the register said that this copy may run alone; else it
 //   stays, and drops every frame: that is the fence of a copy that may have been succeeded.
-//   Last of all the file for device states that it left behind is removed.
 //
 // It touches neither a machine that runs nor one that somebody else paused.
 //
@@ -34,6 +34,7 @@
 
 #include "fd.h"
 #include "guardian_clock.h"
+#include "guardian_hold.h"
 #include "guardian_page.h"
 #include "guardian_rescue.h"
 #include "guardian_watch.h"
@@ -43,6 +44,7 @@ namespace {
 using romulus::Fd;
 
 constexpr int kPageDescriptor = 3;
+constexpr int kPipeDescriptor = 4;
 
 struct Word {
   uint32_t what;
@@ -75,11 +77,12 @@ Heard Hear(Word* word, Fd* passed) {
 }
 
 // Serves the engine until its farewell or death; true when it died.
-bool EngineDied(romulus::GuardianWatch* watch) {
+bool EngineDied(romulus::GuardianWatch* watch, romulus::GuardianHold* hold) {
+  int64_t hold_look_ms = romulus::MonotonicMs();
   for (;;) {
     pollfd ready{STDIN_FILENO, POLLIN, 0};
-    const int timeout_ms = watch->empty() ? -1 : static_cast<int>(romulus::kLookMs);
-    const int count = poll(&ready, 1, timeout_ms);
+    const int64_t timeout_ms = watch->empty() ? romulus::kHoldLookMs / 2 : romulus::kLookMs;
+    const int count = poll(&ready, 1, static_cast<int>(timeout_ms));
     if (count > 0) {
       Word word{};
       Fd passed;
@@ -90,6 +93,13 @@ bool EngineDied(romulus::GuardianWatch* watch) {
         watch->Add(word.id, word.beat_word, std::move(passed));
       if (heard == Heard::kWord && word.what == 'u') watch->Remove(word.id);
     }
+    if (romulus::MonotonicMs() - hold_look_ms >= romulus::kHoldLookMs) {
+      hold_look_ms = romulus::MonotonicMs();
+      if (hold->Look()) {
+        std::fprintf(stderr,
+                     "romulus-guardian: the engine is silent in a checkpoint; the machine runs on\n");
+      }
+    }
     if (watch->empty()) continue;
     const size_t cut = watch->Look(romulus::MonotonicMs());
     if (cut > 0)
@@ -98,19 +108,12 @@ bool EngineDied(romulus::GuardianWatch* watch) {
   }
 }
 
-// The file stands alone in a directory of its own.
-void RemoveStateFile(const std::string& path) {
-  unlink(path.c_str());
-  const size_t slash = path.rfind('/');
-  if (slash != std::string::npos && slash > 0) rmdir(path.substr(0, slash).c_str());
-}
-
 }  // namespace
 
 int main(int argument_count, char** arguments) {
   if (argument_count != 3) {
     std::fprintf(stderr,
-                 "usage: romulus-guardian QMP_SOCKET STATE_FILE (started by romulus protect)\n");
+                 "usage: romulus-guardian QMP_SOCKET STATE_PIPE (started by romulus protect)\n");
     return 2;
   }
   // What ends a terminal or a service must not end the one that cleans up after it; the socket does.
@@ -123,16 +126,17 @@ int main(int argument_count, char** arguments) {
   }
   const romulus::GuardianPage page(address);
   romulus::GuardianWatch watch(page);
-  const bool has_died = EngineDied(&watch);
+  romulus::GuardianHold hold(page, Fd(kPipeDescriptor), arguments[2]);
+  const bool has_died = EngineDied(&watch, &hold);
   // It may take leave of a machine that still stands: QEMU had not answered `cont` in time, and forgets
   // what it was sent by a client that hangs up.
-  if (!has_died && !page.InPause()) return 0;
+  if (!has_died && !page.IsStopped()) return 0;
   if (has_died) watch.ShutDownAll();
-  const romulus::RescueOrder order{page.InPause(),
+  hold.End();
+  const romulus::RescueOrder order{page.IsStopped(),
                                    has_died && page.RunsAlone() ? page.Filters() : 0};
   const bool is_needed = order.resume || order.open_filters > 0;
   const bool is_done = !is_needed || romulus::Rescue(arguments[1], order);
-  RemoveStateFile(arguments[2]);
   if (is_done) return 0;
   std::fprintf(stderr,
                "romulus-guardian: the machine at %s may still be paused, or without its network;"

@@ -6,9 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <cstdlib>
+#include <optional>
+#include <utility>
 
 #include "failure.h"
+#include "guardian_page.h"
 #include "priority.h"
 
 namespace romulus {
@@ -18,12 +23,16 @@ namespace {
 constexpr size_t kReadBytes = 16384;
 // More than this during one pause is no QMP conversation.
 constexpr size_t kForeignBytesMax = size_t{4} << 20;
+// A state that does not fit into the pipe is read so often meanwhile.
+constexpr int kReadEveryMs = 2;
 
-uint64_t NowNs() {
+uint64_t ClockNs(clockid_t clock) {
   timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
+
+uint64_t NowNs() { return ClockNs(CLOCK_MONOTONIC); }
 
 bool Contains(std::string_view line, std::string_view part) {
   return line.find(part) != std::string_view::npos;
@@ -32,94 +41,153 @@ bool Contains(std::string_view line, std::string_view part) {
 // The commands used here return an empty object, so the key `error` appears in refusals alone.
 bool IsRefusal(std::string_view line) { return Contains(line, "\"error\":"); }
 
-bool IsStopEvent(std::string_view line) { return Contains(line, "\"event\": \"STOP\""); }
+bool IsEvent(std::string_view line, std::string_view name) {
+  constexpr std::string_view kKey = "\"event\": \"";
+  const size_t at = line.find(kKey);
+  return at != std::string_view::npos && line.substr(at + kKey.size()).starts_with(name) &&
+         line.substr(at + kKey.size() + name.size()).starts_with('"');
+}
+
+uint64_t NumberAfter(std::string_view line, std::string_view key) {
+  const size_t at = line.find(key);
+  if (at == std::string_view::npos) return 0;
+  uint64_t number = 0;
+  for (const char digit : line.substr(at + key.size())) {
+    if (digit < '0' || digit > '9') break;
+    number = 10 * number + static_cast<uint64_t>(digit - '0');
+  }
+  return number;
+}
+
+// When QEMU says that an event was, on our clock; now, where that makes no sense.
+uint64_t StampNs(std::string_view line, uint64_t not_before_ns) {
+  const uint64_t now_ns = NowNs();
+  const uint64_t ago_ns = ClockNs(CLOCK_REALTIME) -
+                          NumberAfter(line, "\"seconds\": ") * 1'000'000'000 -
+                          NumberAfter(line, "\"microseconds\": ") * 1000;
+  return ago_ns <= now_ns - not_before_ns ? now_ns - ago_ns : now_ns;
+}
 
 }  // namespace
 
-QmpPause::QmpPause(int fd, std::shared_ptr<MappedMemory> in_pause)
-    : fd_(fd), in_pause_(std::move(in_pause)) {}
+QmpPause::QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page)
+    : fd_(fd), pipe_(std::move(pipe)), page_(std::move(page)) {}
 
 PauseOutcome QmpPause::Take(const PauseRequest& request,
-                            const std::function<void()>& while_stopped) {
-  saw_stop_event_ = false;
+                            const std::function<void()>& while_stopped,
+                            const std::function<void()>& meanwhile) {
+  if (!pipe_) throw Failure("ERR_USAGE_CLOSED", "the pauser is closed", "Use it before close().");
   refusal_.clear();
+  state_.clear();
   times_ = PauseTimes{};
-  const Urgent urgent;
   begun_ns_ = NowNs();
-  Mark(1);
-  if (!Write(request.stop_and_save, request.timeout_ms)) {
-    Mark(0);
+  if (is_answer_owed_ && WaitForSave(request, request.timeout_ms) == Wait::kTimeout) {
+    return PauseOutcome::kTimeout;
+  }
+  is_stopped_ = false;
+  is_resumed_ = false;
+  std::optional<Urgent> urgent(std::in_place);
+  pipe_->CloseGate(usual_state_bytes_);
+  begun_ns_ = NowNs();
+  if (!Write(request.save, request.timeout_ms)) {
+    pipe_->OpenGate();
     // It may have said why before it went.
     while (buffer_.size() <= kForeignBytesMax && Read() > 0) {
     }
     return PauseOutcome::kLost;
   }
-  switch (WaitFor(request.stop_id, request.timeout_ms)) {
-    case Wait::kAnswered:
+  is_answer_owed_ = true;
+  switch (WaitUntilHeld(request)) {
+    case Hold::kHeld:
       break;
-    case Wait::kRefused:
-      // The state was asked for all the same; its answer must not be left to the client.
-      WaitFor(request.save_id, request.timeout_ms);
-      Mark(0);
-      return PauseOutcome::kStopRefused;
-    case Wait::kTimeout:
-      return Rescue(request, PauseOutcome::kTimeout);
-    case Wait::kLost:
-      Mark(0);
+    case Hold::kAnswered:
+      pipe_->OpenGate();
+      return is_stopped_ && !is_resumed_ ? Resume(request, PauseOutcome::kSaveRefused)
+                                         : PauseOutcome::kSaveRefused;
+    case Hold::kTimeout:
+      pipe_->OpenGate();
+      return Finish(request, PauseOutcome::kTimeout, request.rescue_ms);
+    case Hold::kLost:
+      pipe_->OpenGate();
       return PauseOutcome::kLost;
   }
-  times_.stopped_ns = SinceNs();
-  if (!saw_stop_event_) {
-    Mark(0);
-    const Wait saved = WaitFor(request.save_id, request.timeout_ms);
-    return saved == Wait::kLost      ? PauseOutcome::kLost
-           : saved == Wait::kTimeout ? PauseOutcome::kTimeout
-                                     : PauseOutcome::kNotRunning;
+  times_.held_ns = SinceNs();
+  if (!is_stopped_) {
+    pipe_->OpenGate();
+    return Finish(request, PauseOutcome::kNotRunning, request.timeout_ms);
   }
+  MarkHeld(true);
+  const auto let_go = [&] {
+    while (buffer_.size() <= kForeignBytesMax && Read() > 0) {
+    }
+    Wait answer;
+    if (FindAnswer(request.save_id, &answer)) is_answer_owed_ = false;
+    const bool has_run_on = !is_answer_owed_ || is_resumed_;
+    const bool is_whole = pipe_->OpenGate();
+    MarkHeld(false);
+    urgent.reset();
+    return has_run_on || !is_whole ? PauseOutcome::kRanOn : PauseOutcome::kDone;
+  };
+  PauseOutcome outcome;
   try {
     while_stopped();
+    times_.captured_ns = SinceNs();
+    outcome = let_go();
   } catch (...) {
-    Rescue(request, PauseOutcome::kDone);
+    let_go();
+    Finish(request, PauseOutcome::kDone, request.rescue_ms);
     throw;
   }
-  times_.captured_ns = SinceNs();
-  // QEMU takes commands in their order, so it resumes as soon as the state is saved, or could not be,
-  // with no round trip in between.
-  const bool is_resuming = Write(request.cont, request.timeout_ms);
-  const Wait saved = WaitFor(request.save_id, request.timeout_ms);
-  times_.saved_ns = SinceNs();
-  if (saved == Wait::kLost) {
-    Mark(0);
-    return PauseOutcome::kLost;
+  const bool is_reader_needed = !pipe_->is_wide();
+  if (is_reader_needed) outcome = Finish(request, outcome, request.timeout_ms);
+  try {
+    meanwhile();
+  } catch (...) {
+    if (!is_reader_needed) Finish(request, outcome, request.rescue_ms);
+    throw;
   }
-  // The word stays: the guardian goes on trying.
-  if (!is_resuming) return PauseOutcome::kLost;
-  const std::string why = refusal_;
-  const PauseOutcome outcome = Resumed(request, saved == Wait::kTimeout   ? PauseOutcome::kTimeout
-                                                : saved == Wait::kRefused ? PauseOutcome::kSaveRefused
-                                                                          : PauseOutcome::kDone);
-  if (outcome == PauseOutcome::kSaveRefused) refusal_ = why;
+  if (!is_reader_needed) outcome = Finish(request, outcome, request.timeout_ms);
+  usual_state_bytes_ = outcome == PauseOutcome::kDone ? state_.size() : 0;
   return outcome;
 }
 
-// Lets the machine run on. `outcome` is what is reported when that works.
-PauseOutcome QmpPause::Rescue(const PauseRequest& request, PauseOutcome outcome) {
-  if (Write(request.cont, request.timeout_ms)) return Resumed(request, outcome);
-  times_.resumed_ns = SinceNs();
-  return PauseOutcome::kLost;
+// Nothing holds QEMU any more: waits until it is done.
+PauseOutcome QmpPause::Finish(const PauseRequest& request, PauseOutcome outcome, int timeout_ms) {
+  if (is_answer_owed_) {
+    Wait saved = WaitForSave(request, timeout_ms);
+    if (saved == Wait::kTimeout && outcome != PauseOutcome::kTimeout) {
+      outcome = PauseOutcome::kTimeout;
+      saved = WaitForSave(request, request.rescue_ms);
+    }
+    if (saved == Wait::kTimeout) return PauseOutcome::kTimeout;
+    if (saved == Wait::kLost) return PauseOutcome::kLost;
+    if (saved == Wait::kRefused && outcome == PauseOutcome::kDone) {
+      outcome = PauseOutcome::kSaveRefused;
+    }
+  }
+  pipe_->Read(&state_, request.state_bytes_max + 1);
+  if (times_.resumed_ns == 0) times_.resumed_ns = SinceNs();
+  // Of the end of the save we hear later than QEMU goes on.
+  if (times_.saved_ns == 0 || times_.saved_ns > times_.resumed_ns) {
+    times_.saved_ns = times_.resumed_ns;
+  }
+  return is_stopped_ && !is_resumed_ ? Resume(request, outcome) : outcome;
 }
 
-// `cont` was sent; waits until the machine runs.
-PauseOutcome QmpPause::Resumed(const PauseRequest& request, PauseOutcome outcome) {
-  const bool is_well = outcome == PauseOutcome::kDone;
-  const Wait resumed = WaitFor(request.cont_id, is_well ? request.timeout_ms : request.rescue_ms);
+// Lets a machine run on that QEMU stopped and left so. `outcome` is what is reported when that works.
+PauseOutcome QmpPause::Resume(const PauseRequest& request, PauseOutcome outcome) {
+  MarkStopped(1);
+  if (!Write(request.cont, request.timeout_ms)) return PauseOutcome::kLost;
+  const std::string why = refusal_;
+  const Wait resumed = WaitFor(request.cont_id, request.rescue_ms);
   times_.resumed_ns = SinceNs();
   switch (resumed) {
     case Wait::kAnswered:
-      Mark(0);
+      MarkStopped(0);
+      refusal_ = why;
       return outcome;
     case Wait::kRefused:
-      Mark(0);
+      MarkStopped(0);
       return PauseOutcome::kContRefused;
     case Wait::kTimeout:
       // The word stays: should this process end now, the guardian goes on trying.
@@ -145,30 +213,85 @@ bool QmpPause::Write(std::string_view bytes, int timeout_ms) {
   return true;
 }
 
+QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request) {
+  const uint64_t deadline_ns = NowNs() + static_cast<uint64_t>(request.timeout_ms) * 1'000'000;
+  for (;;) {
+    // Asked first: what QEMU said before it opened the pipe can be read when this is known.
+    const bool is_open = pipe_->Noticed().opened;
+    ssize_t got = 0;
+    do {
+      if (buffer_.size() > kForeignBytesMax) return Hold::kLost;
+      got = Read();
+    } while (got > 0);
+    const bool is_lost = got == 0 || (errno != EAGAIN && errno != EINTR);
+    Wait answer;
+    if (FindAnswer(request.save_id, &answer)) {
+      is_answer_owed_ = false;
+      return Hold::kAnswered;
+    }
+    if (is_lost) return Hold::kLost;
+    if (is_open) return Hold::kHeld;
+    const uint64_t now_ns = NowNs();
+    if (now_ns >= deadline_ns) return Hold::kTimeout;
+    pollfd ready[] = {{fd_, POLLIN, 0}, {pipe_->watch(), POLLIN, 0}};
+    poll(ready, 2, static_cast<int>((deadline_ns - now_ns) / 1'000'000) + 1);
+  }
+}
+
+QmpPause::Wait QmpPause::WaitForSave(const PauseRequest& request, int timeout_ms) {
+  const uint64_t deadline_ns = NowNs() + static_cast<uint64_t>(timeout_ms) * 1'000'000;
+  for (;;) {
+    if (times_.saved_ns == 0 && pipe_->Noticed().closed) times_.saved_ns = SinceNs();
+    Wait answer;
+    if (FindAnswer(request.save_id, &answer)) {
+      is_answer_owed_ = false;
+      return answer;
+    }
+    const uint64_t now_ns = NowNs();
+    if (now_ns >= deadline_ns) return Wait::kTimeout;
+    const auto left_ms = static_cast<int>((deadline_ns - now_ns) / 1'000'000) + 1;
+    pollfd ready[] = {{fd_, POLLIN, 0},
+                      {times_.saved_ns == 0 ? pipe_->watch() : -1, POLLIN, 0},
+                      {pipe_->is_wide() ? -1 : pipe_->descriptor(), POLLIN, 0}};
+    poll(ready, 3, std::min(left_ms, kReadEveryMs));
+    if (ready[0].revents == 0 && ready[1].revents == 0) {
+      pipe_->Read(&state_, request.state_bytes_max + 1);
+    }
+    if (ready[0].revents == 0) continue;
+    if (buffer_.size() > kForeignBytesMax) return Wait::kLost;
+    const ssize_t got = Read();
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return Wait::kLost;
+  }
+}
+
 QmpPause::Wait QmpPause::WaitFor(std::string_view id, int timeout_ms) {
   const uint64_t deadline_ns = NowNs() + static_cast<uint64_t>(timeout_ms) * 1'000'000;
   for (;;) {
-    std::string_view line;
-    while (NextLine(&line)) {
-      if (IsStopEvent(line)) saw_stop_event_ = true;
-      if (!Contains(line, id)) continue;
-      const bool refused = IsRefusal(line);
-      if (refused) refusal_ = std::string(line);
-      Claim(line);
-      return refused ? Wait::kRefused : Wait::kAnswered;
-    }
+    Wait answer;
+    if (FindAnswer(id, &answer)) return answer;
     const uint64_t now_ns = NowNs();
     if (now_ns >= deadline_ns) return Wait::kTimeout;
     pollfd ready{fd_, POLLIN, 0};
     const auto left_ms = static_cast<int>((deadline_ns - now_ns) / 1'000'000) + 1;
-    const int polled = poll(&ready, 1, left_ms);
-    if (polled < 0 && errno != EINTR) return Wait::kLost;
-    if (polled <= 0) continue;
+    if (poll(&ready, 1, left_ms) <= 0) continue;
     if (buffer_.size() > kForeignBytesMax) return Wait::kLost;
     const ssize_t got = Read();
-    if (got == 0) return Wait::kLost;
-    if (got < 0 && errno != EAGAIN && errno != EINTR) return Wait::kLost;
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return Wait::kLost;
   }
+}
+
+bool QmpPause::FindAnswer(std::string_view id, Wait* answer) {
+  std::string_view line;
+  while (NextLine(&line)) {
+    NoteEvent(line);
+    if (!Contains(line, id)) continue;
+    const bool is_refused = IsRefusal(line);
+    if (is_refused) refusal_ = std::string(line);
+    Claim(line);
+    *answer = is_refused ? Wait::kRefused : Wait::kAnswered;
+    return true;
+  }
+  return false;
 }
 
 ssize_t QmpPause::Read() {
@@ -193,6 +316,21 @@ void QmpPause::Claim(std::string_view line) {
   scanned_ -= length;
 }
 
+void QmpPause::NoteEvent(std::string_view line) {
+  if (IsEvent(line, "STOP")) {
+    is_stopped_ = true;
+    times_.stopped_ns = StampNs(line, begun_ns_) - begun_ns_;
+  } else if (is_stopped_ && IsEvent(line, "RESUME")) {
+    is_resumed_ = true;
+    times_.resumed_ns = StampNs(line, begun_ns_ + times_.stopped_ns) - begun_ns_;
+  }
+}
+
+void QmpPause::Close() {
+  pipe_.reset();
+  page_.reset();
+}
+
 std::string QmpPause::TakeForeign() {
   scanned_ = 0;
   return std::exchange(buffer_, std::string());
@@ -200,10 +338,16 @@ std::string QmpPause::TakeForeign() {
 
 uint64_t QmpPause::SinceNs() const { return NowNs() - begun_ns_; }
 
-void QmpPause::Mark(uint32_t value) {
-  if (!in_pause_) return;
-  auto* word = reinterpret_cast<std::atomic<uint32_t>*>(in_pause_->data());
+void QmpPause::MarkStopped(uint32_t value) {
+  if (!page_) return;
+  auto* word = reinterpret_cast<std::atomic<uint32_t>*>(page_->data());
   word->store(value, std::memory_order_seq_cst);
+}
+
+void QmpPause::MarkHeld(bool is_held) {
+  if (!page_) return;
+  auto* words = reinterpret_cast<std::atomic<uint64_t>*>(page_->data());
+  words[kHeldSinceWord].store(is_held ? NowNs() : 0, std::memory_order_seq_cst);
 }
 
 }  // namespace romulus

@@ -1,20 +1,20 @@
-// The pause of a QEMU machine: stop, device state, capture, cont, as one conversation on the QMP
-// socket. Native because every hop through an event loop inside a pause would be paid by the guest.
+// The pause of a QEMU machine, as one conversation on the QMP socket and the pipe for device states.
+// Native because every hop through an event loop inside a pause would be paid by the guest.
 //
-// `stop` and `xen-save-devices-state` leave in one write, so that QEMU saves the state while the
-// caller copies pages; what that spares is in docs/BENCHMARKS.md. `cont` follows once the pages are
-// copied, mostly before the state is saved, so that QEMU need not be told a third time. The socket stays the property of
-// the QMP client: everything read here that is not an answer to us is handed on to it, in order and
-// whole, also when it begins or ends in the middle of a line.
+// One command is sent, `xen-save-devices-state`, while the machine runs: QEMU reads commands byte by byte
+// (5 us each), and of a machine that runs it stops it, saves, and resumes it by itself. Where in this QEMU
+// is, and how it is held up while pages are copied, is StatePipe's. What that spares is in
+// docs/BENCHMARKS.md. The socket stays the property of the QMP client: everything read here that is not
+// an answer to us is handed on to it, in order and whole, also when it begins or ends in the middle of a
+// line.
 //
-// Whatever happens between `stop` and the end, `cont` is sent, unless the machine did not run
-// before: who paused it wants it paused. QEMU tells: a `stop` that stops a running machine is
-// preceded by the event STOP (do_vm_stop in softmmu/cpus.c), one that finds it stopped is not.
+// Whatever fails meanwhile, the gate is opened and the machine runs on, unless it did not run before: who
+// paused it wants it paused, and QEMU's save leaves it so. QEMU tells: of a machine that it stops it says so by
+// the event STOP (do_vm_stop in softmmu/cpus.c), of one that stands it does not.
 //
 // Plain C++; one conversation at a time, in one thread, while nobody else reads the socket.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -22,6 +22,7 @@
 #include <string_view>
 
 #include "mapped_memory.h"
+#include "state_pipe.h"
 
 namespace romulus {
 
@@ -30,49 +31,57 @@ enum class PauseOutcome {
   kDone = 0,
   // It did not run when we came, and was left as it was.
   kNotRunning = 1,
-  // QEMU refused `stop`; see `refusal`.
-  kStopRefused = 2,
   // The machine ran on, but without its device state; see `refusal`.
-  kSaveRefused = 3,
-  // An answer did not come in time; `cont` was sent all the same.
-  kTimeout = 4,
+  kSaveRefused = 2,
+  // QEMU did not answer in time; it is no longer held up by us.
+  kTimeout = 3,
   // The socket ended.
-  kLost = 5,
-  // QEMU refused `cont`; see `refusal`.
-  kContRefused = 6,
+  kLost = 4,
+  // It did not run on by itself and refused `cont`; see `refusal`.
+  kContRefused = 5,
+  // It ran on before we were done: this process stood still for too long, or the state has shrunk.
+  kRanOn = 6,
 };
 
 // Nanoseconds since the request was written.
 struct PauseTimes {
+  // By QEMU's own stamps on its events STOP and RESUME.
   uint64_t stopped_ns = 0;
+  uint64_t resumed_ns = 0;
+  // It stands, and its disks are drained.
+  uint64_t held_ns = 0;
   uint64_t captured_ns = 0;
   uint64_t saved_ns = 0;
-  uint64_t resumed_ns = 0;
 };
 
 struct PauseRequest {
-  // Both lines, `stop` first.
-  std::string_view stop_and_save;
+  std::string_view save;
   std::string_view cont;
   // The ids in those lines; they appear in no event.
-  std::string_view stop_id;
   std::string_view save_id;
   std::string_view cont_id;
+  size_t state_bytes_max = 0;
   int timeout_ms = 0;
-  // How long `cont` may take to be answered after something went wrong.
+  // How long QEMU may take to be done after something went wrong.
   int rescue_ms = 0;
 };
 
 class QmpPause {
  public:
-  // `in_pause` is a mapping whose first word is 1 for as long as a pause lasts: a guardian reads it
-  // when this process has died. May be null.
-  QmpPause(int fd, std::shared_ptr<MappedMemory> in_pause);
+  // `page` is what a guardian reads when this process has died or is frozen (guardian_page.h). May be null.
+  QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page);
 
-  // Throws what `while_stopped` throws, after the machine runs again.
-  PauseOutcome Take(const PauseRequest& request, const std::function<void()>& while_stopped);
+  // `meanwhile` is called when the machine has all it needs to run on, and holds nothing up. Throws what
+  // the two throw, after the machine runs again.
+  PauseOutcome Take(const PauseRequest& request, const std::function<void()>& while_stopped,
+                    const std::function<void()>& meanwhile);
+
+  // No pause can be taken after it.
+  void Close();
 
   const PauseTimes& times() const { return times_; }
+  // The device state, after kDone.
+  const std::string& state() const { return state_; }
   // QEMU's answer, as it came, when it refused something.
   const std::string& refusal() const { return refusal_; }
   // What was read and is not ours; leaves it empty.
@@ -80,25 +89,39 @@ class QmpPause {
 
  private:
   enum class Wait { kAnswered, kRefused, kTimeout, kLost };
+  enum class Hold { kHeld, kAnswered, kTimeout, kLost };
 
   bool Write(std::string_view bytes, int timeout_ms);
+  Hold WaitUntilHeld(const PauseRequest& request);
+  // For the answer to the save. Takes what QEMU has to say, on both ways.
+  Wait WaitForSave(const PauseRequest& request, int timeout_ms);
   Wait WaitFor(std::string_view id, int timeout_ms);
+  // Reads lines up to the answer with that id.
+  bool FindAnswer(std::string_view id, Wait* answer);
+  PauseOutcome Finish(const PauseRequest& request, PauseOutcome outcome, int timeout_ms);
+  PauseOutcome Resume(const PauseRequest& request, PauseOutcome outcome);
   // What recv(2) says; what came is at the end of the buffer.
   ssize_t Read();
   bool NextLine(std::string_view* line);
   // Takes the line out of what is handed on.
   void Claim(std::string_view line);
+  void NoteEvent(std::string_view line);
   uint64_t SinceNs() const;
-  PauseOutcome Rescue(const PauseRequest& request, PauseOutcome outcome);
-  PauseOutcome Resumed(const PauseRequest& request, PauseOutcome outcome);
-  void Mark(uint32_t value);
+  void MarkStopped(uint32_t value);
+  void MarkHeld(bool is_held);
 
   int fd_;
-  std::shared_ptr<MappedMemory> in_pause_;
+  std::shared_ptr<StatePipe> pipe_;
+  std::shared_ptr<MappedMemory> page_;
   // Read and not yet handed on; `scanned_` is where the first line begins that was not looked at.
   std::string buffer_;
   size_t scanned_ = 0;
-  bool saw_stop_event_ = false;
+  bool is_stopped_ = false;
+  bool is_resumed_ = false;
+  // QEMU was late with the answer of the pause before.
+  bool is_answer_owed_ = false;
+  std::string state_;
+  size_t usual_state_bytes_ = 0;
   std::string refusal_;
   PauseTimes times_;
   uint64_t begun_ns_ = 0;

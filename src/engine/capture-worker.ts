@@ -26,7 +26,6 @@ import { Baseline } from '../native/page-store.ts';
 import { Tracker } from '../native/tracker.ts';
 import { attachFilters, hasFilters, removeFilters } from '../nets/redirector/filters.ts';
 import { AheadPolicy } from './ahead-policy.ts';
-import { BesidePolicy } from './beside-policy.ts';
 import type {
   AttachRequest,
   AttachResult,
@@ -62,7 +61,6 @@ interface Attached {
   readonly blocks: readonly CapturedBlock[];
   readonly deviceBaseline: Baseline;
   readonly ahead: AheadPolicy;
-  readonly beside: BesidePolicy;
 }
 
 let attached: Attached | null = null;
@@ -112,7 +110,6 @@ async function attach(request: AttachRequest): Promise<AttachResult> {
       blocks,
       deviceBaseline: new Baseline({ pages: DEVICE_STATE_BYTES_MAX / PAGE_BYTES }),
       ahead: new AheadPolicy(),
-      beside: new BesidePolicy(),
     };
   } catch (error) {
     for (const cleanup of cleanups.toReversed()) cleanup();
@@ -275,7 +272,7 @@ async function checkpoint(request: {
   epoch: number;
   spares: readonly ArrayBuffer[];
 }): Promise<Transferred<CheckpointResult>> {
-  const { guest, blocks, deviceBaseline, ahead, beside } = current();
+  const { guest, blocks, deviceBaseline, ahead } = current();
   for (const spare of request.spares) blocks[0]?.baseline.recycle(spare);
   let scanMs = 0;
   let copyMs = 0;
@@ -290,26 +287,23 @@ async function checkpoint(request: {
     again = ahead.isWorthwhileAgain(aheadPages, pages);
     aheadPages += pages;
   }
-  const report = await guest.pause(() => {
+  const capture = (): void => {
     // The machine stands: every write of its and every frame has arrived, and no other will.
     if (writeCounter !== null) mirroredWrites = writesReceived(writeCounter);
     if (tapId !== null) framesCaptured = drainFrames(tapId);
-    for (const { capture } of blocks) {
-      const stats = capture.capture({});
+    for (const { capture: pages } of blocks) {
+      const stats = pages.capture({});
       pausePages += stats.pages;
       scanMs += stats.scanNs / 1e6;
       copyMs += stats.copyNs / 1e6;
     }
-    if (beside.fits(aheadPages + pausePages)) encoded = encodeEpoch(request.epoch);
+  };
+  // Its output waits for this epoch: what can be made ready before it even runs again, is.
+  const report = await guest.pause(capture, () => {
+    encoded = encodeEpoch(request.epoch);
   });
   ahead.record({ aheadPages, pausePages, scanMs });
-  const wasBeside = encoded !== null;
   const { batches, totals } = encoded ?? encodeEpoch(request.epoch);
-  beside.record({
-    pages: aheadPages + pausePages,
-    encodeMs: totals.encodeMs,
-    stateMs: report.stateMs + (wasBeside ? totals.encodeMs : 0),
-  });
   const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');
   const encodedState = encodeDeviceState(deviceBaseline, deviceState, request.epoch);

@@ -88,9 +88,9 @@ export interface OwnMonitor extends MachineMonitor {
 export interface PauseReport extends SuspendReport {
   /** Device and CPU state at the instant it stopped. */
   readonly deviceState: Uint8Array;
-  /** From asking it to stop until it confirmed that it runs again. */
+  /** For how long it stood; where the machine does not tell, from asking it to stop until it ran on. */
   readonly pauseMs: number;
-  /** From asking it to stop until it stood. */
+  /** Of that, until its disks and cards were at rest too. */
   readonly stopMs: number;
   /** How long the device state was still waited for when the capture was done. */
   readonly stateMs: number;
@@ -134,12 +134,13 @@ export interface Guest extends RunningGuest {
   readonly guardian: GuardianAddress | null;
   /**
    * Stops the vCPUs at an instruction boundary, calls `whileStopped` once they stand, saves the
-   * device state beside it, and lets the machine run on, whatever fails in between.
+   * device state beside it, and lets the machine run on, whatever fails in between. `meanwhile` is
+   * called when nothing more is needed for that, and does not hold the machine up.
    * @throws {RomulusError} ERR_GUEST_CANNOT_SUSPEND when it cannot stop now, `whileStopped` was not
    *   called and nothing is captured (the epoch is skipped); ERR_GUEST_LOST when the machine is
-   *   gone; and what `whileStopped` throws.
+   *   gone; and what the two functions throw.
    */
-  pause(whileStopped: () => void): Promise<PauseReport>;
+  pause(whileStopped: () => void, meanwhile?: () => void): Promise<PauseReport>;
   /**
    * What is known of its end, once all that it said is heard. Asked when its process has ended, which
    * others may see before.

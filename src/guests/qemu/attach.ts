@@ -37,7 +37,7 @@ import {
   placeBlocks,
 } from './ram-layout.ts';
 import { hostAddresses } from './ram-hints.ts';
-import { StateFile } from './state-file.ts';
+import { releaseAbandoned, StateFolder } from './state-folder.ts';
 
 export interface AttachQemuOptions {
   /** QEMU's QMP socket. */
@@ -63,15 +63,17 @@ const PROTECTABLE = new Set(['running', 'paused', 'suspended', 'io-error', 'watc
  */
 export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest> {
   const { qmpPath } = options;
+  // A QEMU that waits there would not answer.
+  releaseAbandoned();
   const qmp = await QmpClient.connect(qmpPath);
-  let stateFile: StateFile | null = null;
+  let stateFolder: StateFolder | null = null;
   let guardian: Guardian | null = null;
   try {
     const pid = options.pid ?? pidOf(qmp);
     const { status, running } = await statusOf(qmp);
     if (!PROTECTABLE.has(status)) throw wrongState(qmpPath, status);
     await options.beforeLooking?.(qmp);
-    stateFile = new StateFile(pid);
+    stateFolder = new StateFolder(pid);
     const profile = await readProfile(qmp, pid);
     const drives = options.diskMode === 'replicate' ? replicatedDrives(profile) : [];
     const { holdsOutput } = options;
@@ -85,7 +87,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
       pid,
       listed,
       memory: profile.memory,
-      directory: stateFile.directory,
+      directory: stateFolder.directory,
     });
     const descriptor: GuestDescriptor = {
       ...describe(profile, placed, learnt.configuration),
@@ -93,7 +95,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
       diskMode: options.diskMode,
     };
     const fingerprintNow = await fingerprint(qmp);
-    guardian = await Guardian.start(qmpPath, stateFile.path);
+    guardian = await Guardian.start(qmpPath, stateFolder.pipe);
     return new QemuGuest({
       qmp,
       pid,
@@ -101,7 +103,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
       disks: machineDisks(drives, pid),
       blocks: placed.map((block, id) => ramBlock(block, id, pid)),
       guardian,
-      stateFile,
+      stateFolder,
       heldNetdevs: holdsOutput ? netdevsOfNics(profile) : [],
       isRunning: running,
       fingerprint,
@@ -109,7 +111,7 @@ export async function attachQemu(options: AttachQemuOptions): Promise<QemuGuest>
     });
   } catch (error) {
     guardian?.dismiss();
-    stateFile?.close();
+    stateFolder?.close();
     qmp.close();
     throw error;
   }

@@ -1,8 +1,8 @@
 /**
  * The guardian of one QEMU machine: a tiny process that keeps the machine going when this one cannot
- * (native-sim/src/guardian_main.cc). When we die it sends `cont` to a machine in the middle of a
- * pause, takes out what holds its output if it may run alone, and removes the file for device states;
- * when we freeze, it ends the connections that QEMU would wait on. It outlives us, has its own
+ * (native-sim/src/guardian_main.cc). When we die it lets a machine in the middle of a pause run on,
+ * takes out what holds its output if it may run alone, and removes the pipe for device states;
+ * when we freeze, it ends what QEMU would wait on. It outlives us, has its own
  * session, and ends when the socket to it ends. What it goes by is told through `GuardianLink`s.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -15,10 +15,11 @@ import {
 } from '../../native/guardian-link.ts';
 import { GUARDIAN_EXECUTABLE } from '../../native/load.ts';
 import { Memory } from '../../native/memory.ts';
+import type { StatePipe } from '../../native/qmp-pause.ts';
 
 /** A running guardian, and the page through which it knows what it must. */
 export class Guardian {
-  /** The shared page; the native pause sets its first word. */
+  /** The shared page; native pauses tell there that they hold QEMU up. */
   readonly page: Memory;
   /** For other threads' links. */
   readonly address: GuardianAddress;
@@ -33,13 +34,13 @@ export class Guardian {
   }
 
   /**
-   * Starts a guardian for the machine behind this QMP socket, and of the file that its states go to.
+   * Starts a guardian for the machine behind this QMP socket, and of the pipe that its states go to.
    * @throws {RomulusError} ERR_HOST_GUARDIAN when it cannot be started.
    */
-  static async start(qmpPath: string, stateFilePath: string): Promise<Guardian> {
+  static async start(qmpPath: string, pipe: StatePipe): Promise<Guardian> {
     const page = Memory.create({ name: 'romulus-guardian', bytes: GUARDIAN_PAGE_BYTES });
-    const child = spawn(GUARDIAN_EXECUTABLE, [qmpPath, stateFilePath], {
-      stdio: ['pipe', 'ignore', 'inherit', page.fd],
+    const child = spawn(GUARDIAN_EXECUTABLE, [qmpPath, pipe.path], {
+      stdio: ['pipe', 'ignore', 'inherit', page.fd, pipe.descriptor],
       detached: true,
     });
     // It may be gone before we say farewell; then there is nobody to say it to.

@@ -5,12 +5,13 @@
  * pauses QMP events tell what the machine's user and its own system do to it, and those always win:
  * a machine that somebody else paused is not checkpointed and never resumed by us, a machine that is
  * switched off is not started again by its copy. A `stop` that its user sends while a pause of ours
- * lasts cannot be told from our own and is undone by our `cont` (docs/QEMU.md).
+ * lasts is carried out after it.
  *
  * Devices that come and go are noticed within `WATCH_MS`: a copy prepared before would not fit, so
  * the machine must be attached to anew.
  */
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
+import { DEVICE_STATE_BYTES_MAX } from '../../codec/limits.ts';
 import type { GuardianAddress } from '../../native/guardian-link.ts';
 import { type PauseTaken, QmpPause } from '../../native/qmp-pause.ts';
 import type {
@@ -28,7 +29,7 @@ import { guardedMonitor } from './guarded-monitor.ts';
 import { ask } from './qmp/commands.ts';
 import type { QmpEvent } from './qmp/messages.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
-import type { StateFile } from './state-file.ts';
+import type { StateFolder } from './state-folder.ts';
 import { checkDeviceState, type DeviceSection } from './stream/device-state.ts';
 
 /** How long QEMU may take to stop, save or resume; a slow disk's flush is part of stopping. */
@@ -52,7 +53,7 @@ export interface QemuGuestParts {
   readonly disks: MachineDisks;
   readonly blocks: readonly RamBlock[];
   readonly guardian: Guardian;
-  readonly stateFile: StateFile;
+  readonly stateFolder: StateFolder;
   /** Netdevs whose output is to be held. */
   readonly heldNetdevs: readonly string[];
   readonly isRunning: boolean;
@@ -99,8 +100,8 @@ export class QemuGuest implements Guest {
     this.#startTime = processStartTime(parts.pid);
     this.#pauser = new QmpPause({
       descriptor: parts.qmp.descriptor,
-      inPause: parts.guardian.page,
-      statePath: parts.stateFile.path,
+      pipe: parts.stateFolder.pipe,
+      page: parts.guardian.page,
       timeoutMs: PAUSE_TIMEOUT_MS,
       rescueMs: RESCUE_TIMEOUT_MS,
     });
@@ -110,14 +111,17 @@ export class QemuGuest implements Guest {
     this.#watch.unref();
   }
 
-  async pause(whileStopped: () => void): Promise<PauseReport> {
+  async pause(
+    whileStopped: () => void,
+    meanwhile: () => void = () => undefined,
+  ): Promise<PauseReport> {
     this.#mustLive();
     await this.#becomeIdle();
     if (!this.#isRunning) throw await this.#standing();
-    const { qmp, stateFile } = this.#parts;
+    const { qmp } = this.#parts;
     let taken: PauseTaken;
     try {
-      taken = this.#pauser.take(whileStopped);
+      taken = this.#pauser.take(whileStopped, meanwhile);
     } catch (error) {
       qmp.feed(this.#pauser.takeForeign());
       throw error;
@@ -128,15 +132,21 @@ export class QemuGuest implements Guest {
       throw await this.#standing();
     }
     this.#judge(taken, taken.outcome);
-    const deviceState = stateFile.read();
+    const { deviceState } = taken;
+    if (deviceState.byteLength > DEVICE_STATE_BYTES_MAX)
+      throw new RomulusError(
+        'ERR_GUEST_STATE_CORRUPT',
+        `QEMU's device state is larger than ${DEVICE_STATE_BYTES_MAX} bytes`,
+        { remedy: 'No machine that can be protected has one; report this.' },
+      );
     this.#compareSections(checkDeviceState(deviceState));
     return {
       framesSent: 0,
       diskWrites: 0,
       position: 0,
       deviceState,
-      pauseMs: taken.resumedMs,
-      stopMs: taken.stoppedMs,
+      pauseMs: taken.resumedMs - taken.stoppedMs,
+      stopMs: taken.heldMs - taken.stoppedMs,
       stateMs: taken.savedMs - taken.capturedMs,
       resumeMs: taken.resumedMs - taken.savedMs,
     };
@@ -171,7 +181,8 @@ export class QemuGuest implements Guest {
     clearInterval(this.#watch);
     this.#parts.guardian.dismiss();
     this.#parts.qmp.close();
-    this.#parts.stateFile.close();
+    this.#pauser.close();
+    this.#parts.stateFolder.close();
   }
 
   /** @throws {RomulusError} for every outcome but a whole pause. */
@@ -179,18 +190,22 @@ export class QemuGuest implements Guest {
     switch (outcome) {
       case 'done':
         return;
-      case 'stopRefused':
-        throw notRunning(`QEMU refused to stop it: ${wordsOf(taken.refusal)}`);
       case 'saveRefused':
         throw new RomulusError(
           'ERR_GUEST_STATE_SAVE',
-          `QEMU could not write its device state to ${this.#parts.stateFile.path}: ${wordsOf(taken.refusal)}`,
-          { remedy: 'Make room in /dev/shm; if there is, see what QEMU says.' },
+          `QEMU could not write its device state to ${this.#parts.stateFolder.pipe.path}: ${wordsOf(taken.refusal)}`,
+          { remedy: 'See what QEMU says; it must be allowed to open that pipe.' },
+        );
+      case 'ranOn':
+        throw new RomulusError(
+          'ERR_GUEST_RAN_ON',
+          'the machine ran on before the checkpoint was whole: this process stood still for too long',
+          { remedy: 'Nothing needs to be done: a new image is made. See that the host has room.' },
         );
       case 'timeout':
         throw new RomulusError(
           'ERR_TIMEOUT_GUEST_CONTROL',
-          `QEMU (process ${this.pid}) did not answer within ${PAUSE_TIMEOUT_MS} ms; cont was sent`,
+          `QEMU (process ${this.pid}) did not answer within ${PAUSE_TIMEOUT_MS} ms; it is not held up by us`,
           {
             remedy:
               'See what holds QEMU up: a disk or a network file system that hangs, most likely.',

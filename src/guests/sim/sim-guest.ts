@@ -102,7 +102,7 @@ export class SimGuest implements Guest {
     await this.#control.command(`rate ${stepsPerSecond}`);
   }
 
-  async pause(whileStopped: () => void): Promise<PauseReport> {
+  async pause(whileStopped: () => void, meanwhile?: () => void): Promise<PauseReport> {
     const askedMs = performance.now();
     const report = await this.suspend();
     const stoppedMs = performance.now();
@@ -118,6 +118,7 @@ export class SimGuest implements Guest {
       await this.resume();
     }
     const resumedMs = performance.now();
+    meanwhile?.();
     return {
       ...report,
       deviceState,

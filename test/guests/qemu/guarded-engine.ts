@@ -14,10 +14,10 @@ import { BEAT_MS, BEAT_WORDS, GuardianLink } from '../../../src/native/guardian-
 export interface EngineOrders {
   readonly runsAlone?: boolean;
   readonly filters?: number;
-  /** Dies in the middle of a pause. */
+  /** Stays in the middle of a pause. */
   readonly pauses?: boolean;
   /** Has stopped the machine, as far as the guardian knows, and goes on. */
-  readonly isInPause?: boolean;
+  readonly hasStopped?: boolean;
   /** A unix socket whose connection the guardian watches. */
   readonly watched?: string;
 }
@@ -49,7 +49,7 @@ if (orders.watched !== undefined) {
   });
 }
 process.stdin.resume();
-if (orders.isInPause === true) link.page.write(0, Uint8Array.of(1, 0, 0, 0));
+if (orders.hasStopped === true) link.page.write(0, Uint8Array.of(1, 0, 0, 0));
 process.stdin.on('data', (said) => {
   if (String(said).includes('leave')) void guest.detach().then(() => process.exit());
 });

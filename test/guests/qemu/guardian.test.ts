@@ -1,11 +1,12 @@
 /** What the guardian does for a real machine when its engine freezes or dies, and what it leaves. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
+import { isProcessAlive } from '../../../src/guests/process.ts';
 import type { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
 import { STALL_MS_MAX } from '../../../src/native/guardian-link.ts';
 import { requireQemu } from '../../support/qemu/require-qemu.ts';
@@ -19,6 +20,10 @@ const UNBOOTED = { bootWait: false } as const;
 const TIMEOUT_MS = 90_000;
 /** A busy host may be late by so much, milliseconds. */
 const LATE_MS = 5000;
+/** QEMU's monitor has not answered for so long: it is held up, milliseconds. */
+const HELD_MS = 500;
+/** How long a pause may hold QEMU up (native-sim/src/guardian_hold.h), milliseconds. */
+const HOLD_MS_MAX = 10_000;
 
 const cleanups: Cleanups = [];
 afterEach(async () => {
@@ -42,20 +47,43 @@ async function startEngine(qmpPath: string, orders: EngineOrders): Promise<Child
   return child;
 }
 
-/** Where the engine has device states written to. */
-function stateFileOf({ pid }: ChildProcess): string {
-  const files = readdirSync(`/proc/${pid}/fd`)
+/** The pipe that the engine has device states written to. */
+function pipeOf({ pid }: ChildProcess): string {
+  const [path = '', ...others] = readdirSync(`/proc/${pid}/fd`)
     .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`))
-    .filter((path) => path.startsWith('/dev/shm/romulus-'));
-  expect(files).toHaveLength(1);
-  return files[0] ?? '';
+    .filter((target) => /^\/dev\/shm\/romulus-.*\/s$/.test(target));
+  expect(others).toEqual([]);
+  expect(path).not.toBe('');
+  return path;
 }
 
-/** Kills the engine and waits until its guardian has done everything: the last is that file. */
+/** The guardian that was told to remove that pipe. */
+function guardianOf(pipe: string): number {
+  const found = readdirSync('/proc').filter((entry) => {
+    if (!/^\d+$/.test(entry)) return false;
+    try {
+      const words = readFileSync(`/proc/${entry}/cmdline`, 'latin1').split('\0');
+      return (words[0]?.endsWith('romulus-guardian') ?? false) && words.includes(pipe);
+    } catch {
+      return false;
+    }
+  });
+  expect(found).toHaveLength(1);
+  return Number(found[0]);
+}
+
+/** Kills the engine and waits until its guardian has done everything. */
 async function killAndWait(engine: ChildProcess): Promise<void> {
-  const stateFile = stateFileOf(engine);
+  const pipe = pipeOf(engine);
+  const guardian = guardianOf(pipe);
   engine.kill('SIGKILL');
-  await eventually(() => expect(existsSync(dirname(stateFile))).toBe(false));
+  await eventually(() => expect(isProcessAlive(guardian)).toBe(false));
+  expect(existsSync(dirname(pipe))).toBe(false);
+}
+
+/** Whether QEMU answers its user, for so long. */
+async function isAnswered(question: Promise<unknown>): Promise<boolean> {
+  return await Promise.race([question.then(() => true), sleep(HELD_MS).then(() => false)]);
 }
 
 async function addFilters(user: QmpClient, ids: readonly string[]): Promise<void> {
@@ -97,12 +125,42 @@ async function listenOnce(
 }
 
 describe.runIf(hasQemu)('an engine that died', { timeout: TIMEOUT_MS }, () => {
-  test('between stop and cont: its machine runs on, its file is removed', async () => {
+  test('in a pause: its machine runs on, its pipe is removed', async () => {
     const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
     const engine = await startEngine(machine.qmpPath, { pauses: true });
-    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    const question = user.command('query-status');
+    expect(await isAnswered(question)).toBe(false);
     await killAndWait(engine);
+    expect(await question).toMatchObject({ status: 'running' });
+  });
+
+  test('in a pause, with its guardian: its machine runs on', async () => {
+    const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
+    const engine = await startEngine(machine.qmpPath, { pauses: true });
+    const pipe = pipeOf(engine);
+    process.kill(guardianOf(pipe), 'SIGKILL');
+    const question = user.command('query-status');
+    expect(await isAnswered(question)).toBe(false);
+    engine.kill('SIGKILL');
+    expect(await question).toMatchObject({ status: 'running' });
+    rmSync(dirname(pipe), { recursive: true });
+  });
+
+  test('with its guardian, before QEMU opened the pipe: the next engine lets QEMU go', async () => {
+    const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
+    const engine = await startEngine(machine.qmpPath, {});
+    const pipe = pipeOf(engine);
+    process.kill(guardianOf(pipe), 'SIGKILL');
+    const gone = once(engine, 'exit');
+    engine.kill('SIGKILL');
+    await gone;
+    // What the engine would have asked for in its last moment.
+    const saved = user.command('xen-save-devices-state', { filename: pipe, live: false });
+    expect(await isAnswered(saved)).toBe(false);
+    await startEngine(machine.qmpPath, {});
+    await saved.catch(() => undefined);
     expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+    expect(existsSync(dirname(pipe))).toBe(false);
   });
 
   test('alone by the register: what held the output is taken out, and nothing else', async () => {
@@ -138,6 +196,21 @@ describe.runIf(hasQemu)('an engine that died', { timeout: TIMEOUT_MS }, () => {
   });
 });
 
+describe.runIf(hasQemu)('an engine that is frozen in a pause', { timeout: TIMEOUT_MS }, () => {
+  test('holds its machine up for a bounded time', async () => {
+    const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
+    const engine = await startEngine(machine.qmpPath, { pauses: true });
+    engine.kill('SIGSTOP');
+    const fromMs = performance.now();
+    expect(await user.command('query-status', {}, { timeoutMs: 3 * HOLD_MS_MAX })).toMatchObject({
+      status: 'running',
+    });
+    const heldMs = performance.now() - fromMs;
+    expect(heldMs).toBeGreaterThan(HOLD_MS_MAX / 2);
+    expect(heldMs).toBeLessThan(2 * HOLD_MS_MAX + LATE_MS);
+  });
+});
+
 describe.runIf(hasQemu)('an engine that takes leave', { timeout: TIMEOUT_MS }, () => {
   async function leave(orders: EngineOrders): Promise<QmpClient> {
     const { machine, user } = await startForUser(cleanups, [], UNBOOTED);
@@ -150,7 +223,7 @@ describe.runIf(hasQemu)('an engine that takes leave', { timeout: TIMEOUT_MS }, (
   }
 
   test('while QEMU has not yet answered its cont: the machine runs on', async () => {
-    const user = await leave({ isInPause: true });
+    const user = await leave({ hasStopped: true });
     await eventually(async () =>
       expect(await user.command('query-status')).toMatchObject({ status: 'running' }),
     );

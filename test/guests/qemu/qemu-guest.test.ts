@@ -1,5 +1,6 @@
 /** A stock QEMU under our eyes: pauses, and what its user does meanwhile. */
-import { readdirSync } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readSync } from 'node:fs';
+import { MIB } from '../../../src/base/units.ts';
 import { afterEach, describe, expect, test } from 'vitest';
 import { attachQemu } from '../../../src/guests/qemu/attach.ts';
 import type { GuestLoss } from '../../../src/guests/guest.ts';
@@ -37,6 +38,11 @@ async function attach(machine: RunningGuest): Promise<QemuGuest> {
   });
   cleanups.push(() => guest.detach());
   return guest;
+}
+
+/** Keeps this thread, as a long capture would. */
+function stall(durationMs: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, durationMs);
 }
 
 function lossOf(guest: QemuGuest): Promise<GuestLoss> {
@@ -92,6 +98,49 @@ describe.runIf(hasQemu)('a running QEMU', () => {
     const report = await eventually(() => guest.pause(() => undefined));
     expect(report.deviceState.byteLength).toBeGreaterThan(1000);
     expect(await user.command('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  test('is paused by its user in the middle of a pause: that holds', async () => {
+    const { machine, user } = await startForUser(cleanups);
+    const guest = await attach(machine);
+    let stopped: Promise<unknown> = Promise.resolve();
+    await guest.pause(() => {
+      stopped = user.command('stop');
+      stall(100);
+    });
+    await stopped;
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+    await expect(guest.pause(() => undefined)).rejects.toMatchObject({
+      code: 'ERR_GUEST_CANNOT_SUSPEND',
+    });
+    expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+  });
+
+  test('runs on before a pause is over when somebody takes what holds it: told, and made good', async () => {
+    const machine = await start();
+    const before = new Set(readdirSync('/dev/shm'));
+    const guest = await attach(machine);
+    const folder = readdirSync('/dev/shm').find((name) => !before.has(name)) ?? '';
+    const spoilt = guest.pause(() => {
+      const pipe = openSync(`/dev/shm/${folder}/s`, constants.O_RDONLY | constants.O_NONBLOCK);
+      readSync(pipe, Buffer.alloc(MIB));
+      closeSync(pipe);
+      stall(100);
+    });
+    await expect(spoilt).rejects.toMatchObject({ code: 'ERR_GUEST_RAN_ON' });
+    const { deviceState } = await guest.pause(() => undefined);
+    expect(checkDeviceState(deviceState).length).toBeGreaterThan(10);
+  });
+
+  test('stands exactly as long as the capture takes, however small its state', async () => {
+    const machine = await start();
+    const guest = await attach(machine);
+    for (let round = 0; round < 5; round += 1) {
+      const { pauseMs } = await guest.pause(() => {
+        stall(50);
+      });
+      expect(pauseMs).toBeGreaterThan(50);
+    }
   });
 
   test('is not taken for paused by its user while we have it stopped', async () => {
