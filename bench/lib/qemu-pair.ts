@@ -63,6 +63,8 @@ export interface PairOptions extends GuestOptions {
 export interface ProtectOptions {
   /** More words for both nodes. */
   readonly words?: readonly string[];
+  /** A module that is loaded into every thread of both nodes first. */
+  readonly preload?: URL;
   /** The replicas of disks that are not the parts' own. */
   readonly drives?: NonNullable<QemuMappingInput>['drives'];
 }
@@ -153,20 +155,18 @@ export class QemuPair {
       `${intervalMs}ms`,
       ...(options.words ?? []),
     ];
-    this.#primary = this.#startNode(0, [
-      'protect',
-      ...shared('a', `${hosts[0]}:${linkA}`),
-      '--qmp',
-      this.machine.qmpPath,
-    ]);
-    this.#backup = this.#startNode(1, [
-      'backup',
-      ...shared('b', `${hosts[1]}:${linkB}`),
-      '--peer',
-      `${hosts[0]}:${linkA}`,
-      '--map',
-      mapping,
-    ]);
+    const primary = ['protect', ...shared('a', `${hosts[0]}:${linkA}`)];
+    this.#primary = this.#startNode(
+      0,
+      [...primary, '--qmp', this.machine.qmpPath],
+      options.preload,
+    );
+    const backup = ['backup', ...shared('b', `${hosts[1]}:${linkB}`)];
+    this.#backup = this.#startNode(
+      1,
+      [...backup, '--peer', `${hosts[0]}:${linkA}`, '--map', mapping],
+      options.preload,
+    );
     await this.#primary.waitForState(['protected'], { withinMs: PROTECT_WAIT_MS });
   }
 
@@ -268,11 +268,12 @@ export class QemuPair {
     await this.#around.hosts?.remove();
   }
 
-  #startNode(side: 0 | 1, args: readonly string[]): NodeProcess {
+  #startNode(side: 0 | 1, args: readonly string[], preload?: URL): NodeProcess {
+    const loading = preload === undefined ? [] : ['env', `NODE_OPTIONS=--import=${preload.href}`];
     return new NodeProcess(this.stage, {
       name: `node-${side === 0 ? 'a' : 'b'}-${this.#protections}`,
       args,
-      launcher: this.#around.launcherOf(side),
+      launcher: [...this.#around.launcherOf(side), ...loading],
       onProgress: ({ queueBytes, outputHeldFrames }) => {
         if (side === 1) return;
         this.#queueBytesMax = Math.max(this.#queueBytesMax, queueBytes);

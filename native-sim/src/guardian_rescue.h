@@ -7,7 +7,7 @@
 namespace romulus {
 
 struct RescueOrder {
-  // The engine died between `stop` and `cont`.
+  // The engine had stopped the machine.
   bool resume = false;
   // Filters romulus-nf0 up to this number are taken out; 0: they stay, and drop every frame.
   uint32_t open_filters = 0;

@@ -194,7 +194,10 @@ export class QemuGuest implements Guest {
         throw new RomulusError(
           'ERR_GUEST_STATE_SAVE',
           `QEMU could not write its device state to ${this.#parts.stateFolder.pipe.path}: ${wordsOf(taken.refusal)}`,
-          { remedy: 'See what QEMU says; it must be allowed to open that pipe.' },
+          {
+            remedy:
+              'See what QEMU says. It must have the same /dev/shm as Romulus, and may open that pipe.',
+          },
         );
       case 'ranOn':
         throw new RomulusError(
