@@ -114,7 +114,6 @@ async function measure(
           scanMs: ours.scanMs,
           copyMs: ours.copyMs,
           stateWaitMs: ours.stateMs,
-          contMs: ours.resumeMs,
           aheadPages: ours.aheadPages,
           pausePages: ours.pausePages,
           straightMs: straight.pauseMs,

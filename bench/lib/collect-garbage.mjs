@@ -8,4 +8,8 @@ import { runInNewContext } from 'node:vm';
 const EVERY_MS = 30_000;
 
 setFlagsFromString('--expose-gc');
-setInterval(runInNewContext('gc'), EVERY_MS).unref();
+/** @type {() => void} */
+const collect = runInNewContext('gc');
+setInterval(() => {
+  collect();
+}, EVERY_MS).unref();

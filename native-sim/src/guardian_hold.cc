@@ -35,6 +35,8 @@ void GuardianHold::End() {
 }
 
 void GuardianHold::LetGo() const {
+  // Ours alone is not enough: what is shared may have been made to wait by whoever passed it on.
+  fcntl(pipe_.get(), F_SETFL, O_NONBLOCK);
   fcntl(pipe_.get(), F_SETPIPE_SZ, kOpenBytes);
   char discarded[4096];
   while (read(pipe_.get(), discarded, sizeof discarded) > 0) {

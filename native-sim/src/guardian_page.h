@@ -1,12 +1,12 @@
 // The page that an engine shares with its guardian: what the guardian must know when the engine is
 // dead or frozen and can be asked nothing. The layout is a contract with
-// src/guests/guardian-link.ts.
+// src/native/guardian-link.ts.
 //
 //     byte  0  u32  stopped: 1 while the machine stands at the engine's wish and needs a `cont`
 //           4  u32  runs alone: 1 while the register says that this copy may run unpaired
 //           8  u32  filters: objects romulus-nf0, romulus-nf1, ... that hold the machine's output
-//          16  u64  held since: when QEMU was held up for a pause, by an engine's clock; 0 between
-//                   pauses (qmp_pause.cc)
+//          16  u64  held since: when QEMU was last held up for a pause, by the engine's clock, from before
+//                   it is asked until it has answered; 0 between pauses (qmp_pause.cc)
 //          64  u64  beats: milliseconds of CLOCK_MONOTONIC, one word for each thread that is watched;
 //                   0 until it beats
 #pragma once

@@ -23,6 +23,8 @@ namespace {
 constexpr size_t kReadBytes = 16384;
 // More than this during one pause is no QMP conversation.
 constexpr size_t kForeignBytesMax = size_t{4} << 20;
+// Less than a guardian lets a pause hold QEMU (guardian_hold.h): after that nothing is certain.
+constexpr uint64_t kHeldNsMax = 9'000'000'000;
 // A state that does not fit into the pipe is read so often meanwhile.
 constexpr int kReadEveryMs = 2;
 
@@ -80,37 +82,43 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   refusal_.clear();
   state_.clear();
   times_ = PauseTimes{};
+  is_answer_owed_ = false;
+  is_held_ = false;
+  const size_t usual_state_bytes = std::exchange(usual_state_bytes_, 0);
   begun_ns_ = NowNs();
-  if (is_answer_owed_ && WaitForSave(request, request.timeout_ms) == Wait::kTimeout) {
-    return PauseOutcome::kTimeout;
-  }
+  if (StandsAlready()) return PauseOutcome::kNotRunning;
   is_stopped_ = false;
   is_resumed_ = false;
   std::optional<Urgent> urgent(std::in_place);
-  pipe_->CloseGate(usual_state_bytes_);
+  pipe_->CloseGate(usual_state_bytes);
+  MarkHeld(true);
   begun_ns_ = NowNs();
   if (!Write(request.save, request.timeout_ms)) {
     pipe_->OpenGate();
+    MarkHeld(false);
     // It may have said why before it went.
-    while (buffer_.size() <= kForeignBytesMax && Read() > 0) {
-    }
+    ReadAll();
     return PauseOutcome::kLost;
   }
   is_answer_owed_ = true;
-  switch (WaitUntilHeld(request)) {
+  Wait answer = Wait::kAnswered;
+  switch (WaitUntilHeld(request, &answer)) {
     case Hold::kHeld:
       break;
     case Hold::kAnswered:
       pipe_->OpenGate();
-      return is_stopped_ && !is_resumed_ ? Resume(request, PauseOutcome::kSaveRefused)
-                                         : PauseOutcome::kSaveRefused;
+      return Finish(request,
+                    answer == Wait::kRefused ? PauseOutcome::kSaveRefused : PauseOutcome::kRanOn,
+                    request.timeout_ms);
     case Hold::kTimeout:
       pipe_->OpenGate();
       return Finish(request, PauseOutcome::kTimeout, request.rescue_ms);
     case Hold::kLost:
       pipe_->OpenGate();
+      MarkHeld(false);
       return PauseOutcome::kLost;
   }
+  is_held_ = true;
   times_.held_ns = SinceNs();
   if (!is_stopped_) {
     pipe_->OpenGate();
@@ -118,15 +126,15 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   }
   MarkHeld(true);
   const auto let_go = [&] {
-    while (buffer_.size() <= kForeignBytesMax && Read() > 0) {
-    }
-    Wait answer;
-    if (FindAnswer(request.save_id, &answer)) is_answer_owed_ = false;
-    const bool has_run_on = !is_answer_owed_ || is_resumed_;
+    const bool is_heard = ReadAll();
+    Wait early;
+    if (FindAnswer(request.save_id, &early)) is_answer_owed_ = false;
+    const bool has_run_on = !is_answer_owed_ || is_resumed_ || !is_heard;
     const bool is_whole = pipe_->OpenGate();
-    MarkHeld(false);
+    MarkHeld(true);
     urgent.reset();
-    return has_run_on || !is_whole ? PauseOutcome::kRanOn : PauseOutcome::kDone;
+    const bool is_late = SinceNs() - times_.held_ns > kHeldNsMax;
+    return has_run_on || !is_whole || is_late ? PauseOutcome::kRanOn : PauseOutcome::kDone;
   };
   PauseOutcome outcome;
   try {
@@ -147,8 +155,17 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
     throw;
   }
   if (!is_reader_needed) outcome = Finish(request, outcome, request.timeout_ms);
-  usual_state_bytes_ = outcome == PauseOutcome::kDone ? state_.size() : 0;
+  if (outcome == PauseOutcome::kDone) usual_state_bytes_ = state_.size();
   return outcome;
+}
+
+bool QmpPause::StandsAlready() {
+  is_stopped_ = false;
+  is_resumed_ = false;
+  ReadAll();
+  std::string_view line;
+  while (NextLine(&line)) NoteEvent(line);
+  return is_stopped_ && !is_resumed_;
 }
 
 // Nothing holds QEMU any more: waits until it is done.
@@ -159,12 +176,15 @@ PauseOutcome QmpPause::Finish(const PauseRequest& request, PauseOutcome outcome,
       outcome = PauseOutcome::kTimeout;
       saved = WaitForSave(request, request.rescue_ms);
     }
+    // The word stays, too: a guardian goes on reading.
     if (saved == Wait::kTimeout) return PauseOutcome::kTimeout;
-    if (saved == Wait::kLost) return PauseOutcome::kLost;
     if (saved == Wait::kRefused && outcome == PauseOutcome::kDone) {
       outcome = PauseOutcome::kSaveRefused;
     }
+    if (saved == Wait::kLost) outcome = PauseOutcome::kLost;
   }
+  MarkHeld(false);
+  if (outcome == PauseOutcome::kLost) return outcome;
   pipe_->Read(&state_, request.state_bytes_max + 1);
   if (times_.resumed_ns == 0) times_.resumed_ns = SinceNs();
   // Of the end of the save we hear later than QEMU goes on.
@@ -174,23 +194,28 @@ PauseOutcome QmpPause::Finish(const PauseRequest& request, PauseOutcome outcome,
   return is_stopped_ && !is_resumed_ ? Resume(request, outcome) : outcome;
 }
 
-// Lets a machine run on that QEMU stopped and left so. `outcome` is what is reported when that works.
+// Lets a machine run on that QEMU stopped for us and left so. `outcome` is what is reported when that
+// works, or when somebody else has paused it.
 PauseOutcome QmpPause::Resume(const PauseRequest& request, PauseOutcome outcome) {
-  MarkStopped(1);
-  if (!Write(request.cont, request.timeout_ms)) return PauseOutcome::kLost;
   const std::string why = refusal_;
-  const Wait resumed = WaitFor(request.cont_id, request.rescue_ms);
-  times_.resumed_ns = SinceNs();
-  switch (resumed) {
+  if (!Write(request.status, request.timeout_ms)) return PauseOutcome::kLost;
+  Wait told = WaitFor(request.status_id, request.rescue_ms);
+  const bool is_ours = Contains(answer_, "\"save-vm\"");
+  if (told == Wait::kAnswered && is_ours) {
+    MarkStopped(1);
+    if (!Write(request.cont, request.timeout_ms)) return PauseOutcome::kLost;
+    told = WaitFor(request.cont_id, request.rescue_ms);
+    times_.resumed_ns = SinceNs();
+    // Else the word stays: should this process end now, the guardian goes on trying.
+    if (told == Wait::kAnswered || told == Wait::kRefused) MarkStopped(0);
+  }
+  switch (told) {
     case Wait::kAnswered:
-      MarkStopped(0);
       refusal_ = why;
       return outcome;
     case Wait::kRefused:
-      MarkStopped(0);
       return PauseOutcome::kContRefused;
     case Wait::kTimeout:
-      // The word stays: should this process end now, the guardian goes on trying.
       return PauseOutcome::kTimeout;
     case Wait::kLost:
       break;
@@ -213,19 +238,13 @@ bool QmpPause::Write(std::string_view bytes, int timeout_ms) {
   return true;
 }
 
-QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request) {
+QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request, Wait* answer) {
   const uint64_t deadline_ns = NowNs() + static_cast<uint64_t>(request.timeout_ms) * 1'000'000;
   for (;;) {
     // Asked first: what QEMU said before it opened the pipe can be read when this is known.
     const bool is_open = pipe_->Noticed().opened;
-    ssize_t got = 0;
-    do {
-      if (buffer_.size() > kForeignBytesMax) return Hold::kLost;
-      got = Read();
-    } while (got > 0);
-    const bool is_lost = got == 0 || (errno != EAGAIN && errno != EINTR);
-    Wait answer;
-    if (FindAnswer(request.save_id, &answer)) {
+    const bool is_lost = !ReadAll();
+    if (FindAnswer(request.save_id, answer)) {
       is_answer_owed_ = false;
       return Hold::kAnswered;
     }
@@ -287,11 +306,21 @@ bool QmpPause::FindAnswer(std::string_view id, Wait* answer) {
     if (!Contains(line, id)) continue;
     const bool is_refused = IsRefusal(line);
     if (is_refused) refusal_ = std::string(line);
+    answer_ = std::string(line);
     Claim(line);
     *answer = is_refused ? Wait::kRefused : Wait::kAnswered;
     return true;
   }
   return false;
+}
+
+bool QmpPause::ReadAll() {
+  for (;;) {
+    if (buffer_.size() > kForeignBytesMax) return false;
+    const ssize_t got = Read();
+    if (got > 0) continue;
+    return got < 0 && (errno == EAGAIN || errno == EINTR);
+  }
 }
 
 ssize_t QmpPause::Read() {
@@ -317,10 +346,13 @@ void QmpPause::Claim(std::string_view line) {
 }
 
 void QmpPause::NoteEvent(std::string_view line) {
-  if (IsEvent(line, "STOP")) {
+  // Of a pause, the first STOP and the first RESUME after it count: what follows is its user's.
+  const bool is_over = is_held_ && is_resumed_;
+  if (!is_over && IsEvent(line, "STOP")) {
     is_stopped_ = true;
+    is_resumed_ = false;
     times_.stopped_ns = StampNs(line, begun_ns_) - begun_ns_;
-  } else if (is_stopped_ && IsEvent(line, "RESUME")) {
+  } else if (is_stopped_ && !is_resumed_ && IsEvent(line, "RESUME")) {
     is_resumed_ = true;
     times_.resumed_ns = StampNs(line, begun_ns_ + times_.stopped_ns) - begun_ns_;
   }

@@ -10,7 +10,11 @@
 //
 // Whatever fails meanwhile, the gate is opened and the machine runs on, unless it did not run before: who
 // paused it wants it paused, and QEMU's save leaves it so. QEMU tells: of a machine that it stops it says so by
-// the event STOP (do_vm_stop in softmmu/cpus.c), of one that stands it does not.
+// the event STOP (do_vm_stop in softmmu/cpus.c), of one that stands it does not. Where it does not resume the
+// machine, it is asked first: only a machine in state `save-vm` was stopped by our save.
+//
+// After kTimeout the answer is still owed: nothing may be taken until the client has had an answer to a later
+// command of its own.
 //
 // Plain C++; one conversation at a time, in one thread, while nobody else reads the socket.
 #pragma once
@@ -56,9 +60,11 @@ struct PauseTimes {
 
 struct PauseRequest {
   std::string_view save;
+  std::string_view status;
   std::string_view cont;
-  // The ids in those lines; they appear in no event.
+  // The ids in those lines, with their quotes; they appear in no event.
   std::string_view save_id;
+  std::string_view status_id;
   std::string_view cont_id;
   size_t state_bytes_max = 0;
   int timeout_ms = 0;
@@ -92,12 +98,16 @@ class QmpPause {
   enum class Hold { kHeld, kAnswered, kTimeout, kLost };
 
   bool Write(std::string_view bytes, int timeout_ms);
-  Hold WaitUntilHeld(const PauseRequest& request);
+  Hold WaitUntilHeld(const PauseRequest& request, Wait* answer);
   // For the answer to the save. Takes what QEMU has to say, on both ways.
   Wait WaitForSave(const PauseRequest& request, int timeout_ms);
   Wait WaitFor(std::string_view id, int timeout_ms);
   // Reads lines up to the answer with that id.
   bool FindAnswer(std::string_view id, Wait* answer);
+  // Everything that has come; false when nothing more can.
+  bool ReadAll();
+  // Whether the machine stands without our doing. Nothing was asked yet.
+  bool StandsAlready();
   PauseOutcome Finish(const PauseRequest& request, PauseOutcome outcome, int timeout_ms);
   PauseOutcome Resume(const PauseRequest& request, PauseOutcome outcome);
   // What recv(2) says; what came is at the end of the buffer.
@@ -108,6 +118,7 @@ class QmpPause {
   void NoteEvent(std::string_view line);
   uint64_t SinceNs() const;
   void MarkStopped(uint32_t value);
+  // Set from before QEMU is asked until it has answered; each new value gives it time anew.
   void MarkHeld(bool is_held);
 
   int fd_;
@@ -118,8 +129,10 @@ class QmpPause {
   size_t scanned_ = 0;
   bool is_stopped_ = false;
   bool is_resumed_ = false;
-  // QEMU was late with the answer of the pause before.
+  bool is_held_ = false;
   bool is_answer_owed_ = false;
+  // The answer that came last.
+  std::string answer_;
   std::string state_;
   size_t usual_state_bytes_ = 0;
   std::string refusal_;

@@ -88,8 +88,8 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
   });
 }
 
-// (handle, {save, cont, saveId, contId, stateBytesMax, timeoutMs, rescueMs}, whileStopped, meanwhile,
-//  times: Float64Array(5)) -> outcome. Fills the times in nanoseconds since the request.
+// (handle, {save, saveId, status, statusId, cont, contId, stateBytesMax, timeoutMs, rescueMs},
+//  whileStopped, meanwhile, times: Float64Array(5)) -> outcome. Fills the times in nanoseconds since the request.
 Napi::Value Take(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     QmpPause& pause = Held(info[0]);
@@ -97,10 +97,12 @@ Napi::Value Take(const Napi::CallbackInfo& info) {
     const auto text = [&](const char* key) { return given.Get(key).ToString().Utf8Value(); };
     const auto number = [&](const char* key) { return WholeNumber(given.Get(key), key); };
     const std::string save = text("save");
+    const std::string status = text("status");
     const std::string cont = text("cont");
     const std::string save_id = text("saveId");
+    const std::string status_id = text("statusId");
     const std::string cont_id = text("contId");
-    PauseRequest request{save, cont, save_id, cont_id};
+    PauseRequest request{save, status, cont, save_id, status_id, cont_id};
     request.state_bytes_max = number("stateBytesMax");
     request.timeout_ms = static_cast<int>(number("timeoutMs"));
     request.rescue_ms = static_cast<int>(number("rescueMs"));

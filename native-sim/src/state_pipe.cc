@@ -33,9 +33,9 @@ Failure PipeFailure(const std::string& what) {
                          "fs.inotify.max_user_instances and fs.pipe-user-pages-soft.");
 }
 
-Fd Lock(const std::string& directory) {
+Fd Lock(const std::string& directory, int more_flags) {
   Fd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
-  if (fd.valid() && flock(fd.get(), LOCK_EX | LOCK_NB) != 0) fd.Reset();
+  if (fd.valid() && flock(fd.get(), LOCK_EX | more_flags) != 0) fd.Reset();
   return fd;
 }
 
@@ -48,7 +48,7 @@ void ReadAway(int pipe) {
 }  // namespace
 
 StatePipe::StatePipe(const std::string& directory, uid_t uid, gid_t gid)
-    : path_(directory + "/" + kPipeName), directory_lock_(Lock(directory)) {
+    : path_(directory + "/" + kPipeName), directory_lock_(Lock(directory, 0)) {
   if (!directory_lock_.valid()) throw PipeFailure("cannot lock " + directory);
   if (mkfifo(path_.c_str(), S_IRUSR | S_IWUSR) != 0) {
     throw PipeFailure("cannot make the pipe " + path_);
@@ -67,7 +67,11 @@ StatePipe::StatePipe(const std::string& directory, uid_t uid, gid_t gid)
   }
 }
 
-StatePipe::~StatePipe() { unlink(path_.c_str()); }
+StatePipe::~StatePipe() {
+  unlink(path_.c_str());
+  ReadAway(pipe_.get());
+  usleep(kOpeningUs);
+}
 
 void StatePipe::CloseGate(size_t state_bytes) {
   ReadAway(pipe_.get());
@@ -115,7 +119,7 @@ StatePipe::Notice StatePipe::Noticed() {
 
 bool StatePipe::OpenGate() {
   // May be refused; then QEMU writes as quickly as it is read.
-  is_wide_ = fcntl(pipe_.get(), F_SETPIPE_SZ, kOpenBytes) >= kOpenBytes &&
+  is_wide_ = fcntl(pipe_.get(), F_SETPIPE_SZ, kOpenBytes) >= kOpenBytes && state_bytes_ > 0 &&
              state_bytes_ <= kOpenBytes / 2;
   bool is_whole = true;
   uint8_t page[kPipePageBytes];
@@ -153,7 +157,7 @@ size_t ReleaseAbandoned(const std::string& parent, const std::string& prefix) {
     const std::string name = entry->d_name;
     if (!name.starts_with(prefix)) continue;
     const std::string directory = parent + "/" + name;
-    const Fd lock = Lock(directory);
+    const Fd lock = Lock(directory, LOCK_NB);
     struct stat owner {};
     struct stat status {};
     // What others put there under our name is theirs.

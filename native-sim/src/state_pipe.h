@@ -38,7 +38,7 @@ class StatePipe {
   StatePipe(const std::string& directory, uid_t uid, gid_t gid);
   StatePipe(const StatePipe&) = delete;
   StatePipe& operator=(const StatePipe&) = delete;
-  // Removes the pipe; the directory stays.
+  // Removes the pipe, and lets a QEMU go that is just about to use it; the directory stays.
   ~StatePipe();
 
   const std::string& path() const { return path_; }
@@ -59,7 +59,8 @@ class StatePipe {
 
   // Lets QEMU end. False when somebody else had done so.
   bool OpenGate();
-  // Whether the open gate holds a state of the size foretold, and more: QEMU needs no reader then.
+  // Whether the open gate holds a state of the size foretold, and more: QEMU needs no reader then. Not when
+  // no size was foretold.
   bool is_wide() const { return is_wide_; }
 
   // Appends what has come to the state, up to a bound; false when nothing had.

@@ -4,9 +4,8 @@
  * Everything native is called synchronously here on purpose. Inside the pause a hop to a thread
  * pool would be paid by the guest, and outside of it this thread has nothing else to do.
  *
- *     suspend ─► scan + copy (beside the device state) ─► resume ─► delta ─► LZ4 ─► main thread
- *
- * Delta and LZ4 of a small epoch are done before the resume, as long as the device state is waited for.
+ *     suspend ─► scan + copy (beside the device state) ─► resume
+ *                                                     └─► delta ─► LZ4 ─► main thread
  */
 import type { MessagePort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
@@ -298,7 +297,7 @@ async function checkpoint(request: {
       copyMs += stats.copyNs / 1e6;
     }
   };
-  // Its output waits for this epoch: what can be made ready before it even runs again, is.
+  // Its output waits for this epoch, so there is no waiting for it to run on.
   const report = await guest.pause(capture, () => {
     encoded = encodeEpoch(request.epoch);
   });

@@ -132,38 +132,28 @@ export class QmpPause {
   readonly #native: PauseNative;
   readonly #handle: PauseHandle;
   readonly #times = new Float64Array(5);
-  readonly #request: object;
+  readonly #options: QmpPauseOptions;
+  #pauses = 0;
 
   constructor(options: QmpPauseOptions) {
     this.#native = loadNative<PauseNative>();
     this.#handle = callNative(() =>
       this.#native.qmpPauseCreate(options.descriptor, options.pipe.handle, options.page?.handle),
     );
-    // No name in QEMU may hold a tilde, so these ids cannot be met elsewhere.
-    const line = (execute: string, id: string, commandArguments?: object): string =>
-      `${JSON.stringify({ execute, arguments: commandArguments, id })}\n`;
-    const ids = { saveId: 'n~1', contId: 'n~2' };
-    // With live: true QEMU would inactivate the disks of a machine that stands.
-    const save = { filename: options.pipe.path, live: false };
-    this.#request = {
-      ...ids,
-      save: line('xen-save-devices-state', ids.saveId, save),
-      cont: line('cont', ids.contId),
-      stateBytesMax: DEVICE_STATE_BYTES_MAX,
-      timeoutMs: options.timeoutMs,
-      rescueMs: options.rescueMs,
-    };
+    this.#options = options;
   }
 
   /**
    * One pause. `whileStopped` runs while the machine stands and its state is being saved; `meanwhile` when
    * it has all that it needs to run on.
    * @throws what the two throw, after the machine runs again; `foreign` then waits for `takeForeign`.
-   *   {RomulusError} ERR_HOST_STATE_PIPE before anything was asked of QEMU.
+   *   {RomulusError} ERR_HOST_STATE_PIPE before anything was asked of QEMU. After the outcome `timeout`
+   *   the next may be taken when QEMU has answered a later command of the client's.
    */
   take(whileStopped: () => void, meanwhile: () => void): PauseTaken {
+    const request = this.#request();
     const number = callNative(() =>
-      this.#native.qmpPauseTake(this.#handle, this.#request, whileStopped, meanwhile, this.#times),
+      this.#native.qmpPauseTake(this.#handle, request, whileStopped, meanwhile, this.#times),
     );
     const [stopped = 0, held = 0, captured = 0, saved = 0, resumed = 0] = this.#times;
     return {
@@ -176,6 +166,28 @@ export class QmpPause {
       capturedMs: captured / NS_PER_MS,
       savedMs: saved / NS_PER_MS,
       resumedMs: resumed / NS_PER_MS,
+    };
+  }
+
+  /** The lines of one pause. Their ids are of this pause alone, so a late answer is nobody else's. */
+  #request(): object {
+    this.#pauses += 1;
+    const { pipe, timeoutMs, rescueMs } = this.#options;
+    // No name in QEMU may hold a tilde, so these ids cannot be met elsewhere.
+    const id = (letter: string): string => `n~${letter}${this.#pauses}`;
+    const line = (execute: string, letter: string, commandArguments?: object): string =>
+      `${JSON.stringify({ execute, arguments: commandArguments, id: id(letter) })}\n`;
+    return {
+      // With live: true QEMU would inactivate the disks of a machine that stands.
+      save: line('xen-save-devices-state', 's', { filename: pipe.path, live: false }),
+      saveId: `"${id('s')}"`,
+      status: line('query-status', 'q'),
+      statusId: `"${id('q')}"`,
+      cont: line('cont', 'c'),
+      contId: `"${id('c')}"`,
+      stateBytesMax: DEVICE_STATE_BYTES_MAX,
+      timeoutMs,
+      rescueMs,
     };
   }
 

@@ -2,7 +2,7 @@
  * Goal: what cannot be protected, or copied, is told in one clear error, and the machine runs on.
  * Method: real nodes and a real QEMU without any system in it, which starts at once.
  */
-import { mkdirSync, readdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { callControl } from '../../src/cli/control-client.ts';
@@ -10,6 +10,7 @@ import type { NodeStatus } from '../../src/engine/status.ts';
 import { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
 import { type Ended, LuckStage, until, untilStatus, WAIT_MS } from '../support/qemu/luck-stage.ts';
 import { qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
+import { statePipeOf } from '../support/qemu/state-pipe.ts';
 
 const hasQemu = await requireQemu();
 const isRoot = process.getuid?.() === 0;
@@ -73,20 +74,12 @@ describe.runIf(hasQemu)('romulus protect', { timeout: 2 * WAIT_MS }, () => {
   });
 
   it.runIf(isRoot)('never leaves a machine paused whose QEMU cannot write its state', async () => {
-    // QEMU has a /dev/shm of its own, as in a container, and does not find the pipe.
-    const holder = stage.stage.start({
-      name: 'namespace',
-      command: 'unshare',
-      args: ['-m', 'sh', '-c', `mount -t tmpfs -o size=16k none /dev/shm && exec sleep 600`],
-      output: 'log',
-    });
-    const inside = ['nsenter', '-m', '-t', String(holder.pid)];
-    await until('the namespace', async () =>
-      (await stage.runHelper([...inside, 'df', '/dev/shm'])).includes(' 16 '),
-    );
-    const machine = await stage.startMachine({ ...BARE, launcher: inside });
+    const machine = await stage.startMachine({ ...BARE, asNobody: true });
     const a = stage.startNode('a', 'protect');
     const b = stage.startNode('b', 'backup');
+    await untilStatus(a, 'protection', ({ state }) => state === 'protected');
+    const pipe = statePipeOf(a.child.pid);
+    chmodSync(pipe, 0);
     await until('the error', () => stage.logOf(a.child).includes('ERR_GUEST_STATE_SAVE'));
     await new Promise((resolve) => setTimeout(resolve, 2 * REST_MS));
     const status = (await callControl({
@@ -101,6 +94,28 @@ describe.runIf(hasQemu)('romulus protect', { timeout: 2 * WAIT_MS }, () => {
     const user = await stage.userMonitor();
     expect(await user.command('query-status')).toMatchObject({ status: 'running' });
     expect(b.child.isGone()).toBe(false);
+
+    chmodSync(pipe, 0o600);
+    await untilStatus(a, 'protection', ({ state }) => state === 'protected');
+  });
+
+  it.runIf(isRoot)('says that a QEMU in a container does not find what is ours', async () => {
+    const holder = stage.stage.start({
+      name: 'namespace',
+      command: 'unshare',
+      args: ['-m', 'sh', '-c', `mount -t tmpfs -o size=16k none /dev/shm && exec sleep 600`],
+      output: 'log',
+    });
+    const inside = ['nsenter', '-m', '-t', String(holder.pid)];
+    await until('the namespace', async () =>
+      (await stage.runHelper([...inside, 'df', '/dev/shm'])).includes(' 16 '),
+    );
+    await stage.startMachine({ ...BARE, launcher: inside });
+    const ended = await stage.run(stage.nodeArgs('a', 'protect'));
+    expectError(ended, 'ERR_[A-Z_]+');
+    expect(ended.stderr).toContain('/dev/shm');
+    const user = await stage.userMonitor();
+    expect(await user.command('query-status')).toMatchObject({ status: 'running' });
   });
 });
 

@@ -12,6 +12,7 @@ import type {
   MachineMonitor,
   RamBlock,
 } from '../guest.ts';
+import { ownerOf } from '../process.ts';
 import { Guardian } from './guardian.ts';
 import { learnFromStream } from './learn.ts';
 import { matchByContent } from './match-content.ts';
@@ -136,6 +137,7 @@ async function place(
   const unsettled = sameSized.map((group) => matchByContent(pid, group, null));
   const contentsOf = unsettled.flatMap((match) => (match.placed === null ? match.names : []));
   const learnt = await learnFromStream(qmp, directory, {
+    ownerUid: ownerOf(pid).uid,
     ...(contentsOf.length > 0 && { contentsOf }),
   });
   for (const group of sameSized) {

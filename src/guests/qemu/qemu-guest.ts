@@ -85,6 +85,8 @@ export class QemuGuest implements Guest {
   #onLost: ((loss: GuestLoss) => void) | null = null;
   #sections: string | null = null;
   #isOver = false;
+  /** QEMU was late with a pause, and will still answer. */
+  #isAnswerOwed = false;
 
   /** Takes over all parts. */
   constructor(parts: QemuGuestParts) {
@@ -117,6 +119,7 @@ export class QemuGuest implements Guest {
   ): Promise<PauseReport> {
     this.#mustLive();
     await this.#becomeIdle();
+    if (this.#isAnswerOwed) await this.#settle();
     if (!this.#isRunning) throw await this.#standing();
     const { qmp } = this.#parts;
     let taken: PauseTaken;
@@ -127,6 +130,7 @@ export class QemuGuest implements Guest {
       throw error;
     }
     qmp.feed(taken.foreign);
+    this.#isAnswerOwed = taken.outcome === 'timeout';
     if (taken.outcome === 'notRunning') {
       this.#isRunning = false;
       throw await this.#standing();
@@ -255,6 +259,18 @@ export class QemuGuest implements Guest {
       if (performance.now() > deadlineMs)
         throw notRunning(`QEMU is slow to answer${this.#lookTrouble}`);
       await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  /** QEMU answers in order: what it answers to a question of now it does after what it owes. */
+  async #settle(): Promise<void> {
+    try {
+      const { running } = await ask(this.#parts.qmp, 'query-status');
+      this.#isRunning = running;
+      this.#isAnswerOwed = false;
+    } catch (error) {
+      this.#mustLive();
+      throw notRunning(`QEMU is slow to answer: ${toRomulusError(error).message}`);
     }
   }
 

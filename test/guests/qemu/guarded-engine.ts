@@ -7,6 +7,7 @@
  */
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { toRomulusError } from '../../../src/base/errors.ts';
 import { attachQemu } from '../../../src/guests/qemu/attach.ts';
 import { descriptorOf } from '../../../src/native/descriptors.ts';
 import { BEAT_MS, BEAT_WORDS, GuardianLink } from '../../../src/native/guardian-link.ts';
@@ -16,6 +17,8 @@ export interface EngineOrders {
   readonly filters?: number;
   /** Stays in the middle of a pause. */
   readonly pauses?: boolean;
+  /** Takes one pause after the other, and says so of each hundredth that is whole. */
+  readonly pausesOn?: boolean;
   /** Has stopped the machine, as far as the guardian knows, and goes on. */
   readonly hasStopped?: boolean;
   /** A unix socket whose connection the guardian watches. */
@@ -60,3 +63,14 @@ if (orders.pauses === true)
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   });
 else process.stdout.write('ready\n');
+
+for (let whole = 0; orders.pausesOn === true; ) {
+  try {
+    await guest.pause(() => undefined);
+    whole += 1;
+    if (whole % 100 === 0) process.stdout.write('whole\n');
+  } catch (error) {
+    // It was frozen in a pause, which then was none.
+    if (toRomulusError(error).code !== 'ERR_GUEST_RAN_ON') throw error;
+  }
+}

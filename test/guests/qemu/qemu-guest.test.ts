@@ -10,6 +10,7 @@ import { isProcessAlive } from '../../../src/guests/process.ts';
 import { Capture } from '../../../src/native/capture.ts';
 import { Tracker } from '../../../src/native/tracker.ts';
 import { requireQemu } from '../../support/qemu/require-qemu.ts';
+import { statePipeOf } from '../../support/qemu/state-pipe.ts';
 import {
   type GuestOptions,
   type RunningGuest,
@@ -116,16 +117,41 @@ describe.runIf(hasQemu)('a running QEMU', () => {
     expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
   });
 
+  test('is paused by its user just before a pause, and about its beginning: that holds', async () => {
+    const { machine, user } = await startForUser(cleanups, [], { bootWait: false });
+    const guest = await attach(machine);
+    for (let round = 0; round < 40; round += 1) {
+      const stopped = user.command('stop');
+      // Both conversations go on while this thread, which would hear of it, does not.
+      stall(round < 10 ? 20 : (round - 10) / 10);
+      await guest
+        .pause(() => undefined)
+        .catch((error: unknown) => {
+          expect(error).toMatchObject({ code: 'ERR_GUEST_CANNOT_SUSPEND' });
+        });
+      await stopped;
+      expect(await user.command('query-status')).toMatchObject({ status: 'paused' });
+      await user.command('cont');
+      await eventually(() => guest.pause(() => undefined));
+    }
+  });
+
   test('runs on before a pause is over when somebody takes what holds it: told, and made good', async () => {
     const machine = await start();
-    const before = new Set(readdirSync('/dev/shm'));
     const guest = await attach(machine);
-    const folder = readdirSync('/dev/shm').find((name) => !before.has(name)) ?? '';
+    await guest.pause(() => undefined);
+    const path = statePipeOf(process.pid);
     const spoilt = guest.pause(() => {
-      const pipe = openSync(`/dev/shm/${folder}/s`, constants.O_RDONLY | constants.O_NONBLOCK);
-      readSync(pipe, Buffer.alloc(MIB));
+      const pipe = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+      for (let round = 0; round < 50; round += 1) {
+        try {
+          readSync(pipe, Buffer.alloc(MIB));
+        } catch {
+          // QEMU has not written more yet.
+        }
+        stall(2);
+      }
       closeSync(pipe);
-      stall(100);
     });
     await expect(spoilt).rejects.toMatchObject({ code: 'ERR_GUEST_RAN_ON' });
     const { deviceState } = await guest.pause(() => undefined);
