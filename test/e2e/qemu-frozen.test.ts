@@ -12,7 +12,7 @@ import type { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
 import { BEAT_MS, STALL_MS_MAX } from '../../src/native/guardian-link.ts';
 import { LuckStage, type Side, until, untilStatus, WAIT_MS } from '../support/qemu/luck-stage.ts';
 import { requireQemu } from '../support/qemu/require-qemu.ts';
-import { Wire, wireNetdev } from '../support/qemu/wire.ts';
+import { wireNetdev } from '../support/qemu/wire.ts';
 
 const hasQemu = await requireQemu();
 const MIB = 1024 * 1024;
@@ -25,15 +25,10 @@ const MODULES = `romulus.modules=${VIRTIO_MODULES.join()}`;
 
 describe.runIf(hasQemu)('a frozen engine', { timeout: 4 * WAIT_MS }, () => {
   let stage: LuckStage;
-  let wire: Wire | null = null;
   beforeEach(async () => {
     stage = await LuckStage.open();
   });
-  afterEach(async () => {
-    wire?.close();
-    wire = null;
-    await stage.close();
-  });
+  afterEach(() => stage.close());
 
   const stateIs = (node: NodeProcess, state: string): Promise<void> =>
     untilStatus(node, state, (status) => status.state === state);
@@ -115,8 +110,7 @@ describe.runIf(hasQemu)('a frozen engine', { timeout: 4 * WAIT_MS }, () => {
         'virtio-net-pci,netdev=n0,id=nic0,host_mtu=9000',
       ],
     });
-    const heard = await Wire.connect(stage.path('wire-a'));
-    wire = heard;
+    const heard = await stage.wireAt('wire-a');
     const node = stage.startNode('a', 'protect');
     await stateIs(node, 'unprotected');
     await until('frames', () => heard.last > 100);

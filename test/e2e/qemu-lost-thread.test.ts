@@ -24,23 +24,10 @@ const hasQemu = await requireQemu();
 
 describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_MS }, () => {
   let stage: LuckStage;
-  const wires: Wire[] = [];
 
   afterEach(async () => {
-    for (const wire of wires.splice(0)) wire.close();
     await stage?.close();
   });
-
-  async function wireAt(path: string): Promise<Wire> {
-    const wire = await Wire.connect(path);
-    wires.push(wire);
-    return wire;
-  }
-
-  async function speaks(wire: Wire): Promise<void> {
-    const here = wire.last;
-    await until('frames on the wire', () => wire.last > here + 5);
-  }
 
   /** A machine that says fifty numbered frames a second and writes to a disk, and the end of its wire. */
   async function start(): Promise<Wire> {
@@ -65,8 +52,8 @@ describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_
         'virtio-blk-pci,drive=dr0,id=vd0',
       ],
     });
-    const wire = await wireAt(stage.path('wire-a'));
-    await speaks(wire);
+    const wire = await stage.wireAt('wire-a');
+    await wire.speaks();
     return wire;
   }
 
@@ -91,20 +78,20 @@ describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_
     };
     const first = protect();
     await untilStatus(first, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wire);
+    await wire.speaks();
     expect(await filters()).toEqual(['romulus-nf0']);
 
     await crashThread(first.child, thread);
     expect(await exitCodeOf(first)).toBe(1);
     expect(stage.logOf(first.child)).toContain('a defect, for a test');
     await until('an open network', async () => (await filters()).length === 0);
-    await speaks(wire);
+    await wire.speaks();
     expect(await user.command('query-status')).toMatchObject({ status: 'running' });
 
     const second = protect();
     backUp();
     await untilStatus(second, 'protection', ({ state }) => state === 'protected');
-    await speaks(wire);
+    await wire.speaks();
     await writesOn('a');
     expect(await filters()).toEqual(['romulus-nf0']);
   });
@@ -114,11 +101,11 @@ describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_
     const a = protect();
     const b = backUp();
     await untilStatus(a, 'protection', ({ state }) => state === 'protected');
-    await speaks(wireA);
+    await wireA.speaks();
     await crashThread(a.child, 'capture');
     await untilStatus(b, 'a takeover', ({ role }) => role === 'primary');
-    const wireB = await wireAt(stage.path('wire-b'));
-    await speaks(wireB);
+    const wireB = await stage.wireAt('wire-b');
+    await wireB.speaks();
     expect(wireB.numbers[0]).toBeGreaterThan(wireA.last);
     // The node of the crash has a machine no more, and follows.
     await untilStatus(a, 'its new role', ({ role }) => role === 'backup');
@@ -139,12 +126,12 @@ describe.runIf(hasQemu)('a node one of whose threads ends', { timeout: 4 * WAIT_
     if (thread !== 'heartbeat')
       await untilStatus(nodes.a, 'the outage', ({ state }) => state !== 'protected');
     await untilStatus(nodes.a, 'protection', ({ state }) => state === 'protected');
-    await speaks(wireA);
+    await wireA.speaks();
     await writesOn('a');
     // The copy can take over, and notices that it must.
     await killed(nodes.a.child);
     await untilStatus(nodes.b, 'a takeover', ({ role }) => role === 'primary');
-    await speaks(await wireAt(stage.path('wire-b')));
+    await (await stage.wireAt('wire-b')).speaks();
     await writesOn('b');
   });
 });

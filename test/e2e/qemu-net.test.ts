@@ -19,18 +19,10 @@ const SILENCE_MS = 1500;
 
 describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_MS }, () => {
   let stage: LuckStage;
-  const wires: Wire[] = [];
 
   afterEach(async () => {
-    for (const wire of wires.splice(0)) wire.close();
     await stage?.close();
   });
-
-  async function wireAt(path: string): Promise<Wire> {
-    const wire = await Wire.connect(path);
-    wires.push(wire);
-    return wire;
-  }
 
   /** A machine that says fifty numbered frames a second, and the end of its wire. */
   async function start(): Promise<{ wireA: Wire; machine: Child }> {
@@ -46,14 +38,9 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
         'virtio-net-pci,netdev=n0,id=nic0',
       ],
     });
-    const wireA = await wireAt(stage.path('wire-a'));
+    const wireA = await stage.wireAt('wire-a');
     await until('frames on the wire', () => wireA.last > 5);
     return { wireA, machine };
-  }
-
-  async function speaks(wire: Wire): Promise<void> {
-    const here = wire.last;
-    await until('frames on the wire', () => wire.last > here + 5);
   }
 
   async function isSilent(wire: Wire): Promise<boolean> {
@@ -81,10 +68,10 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
     // Attaching, holding and letting out lost nothing and turned nothing round.
     expect(wireA.numbers).toEqual(wireA.numbers.map((_, index) => (wireA.numbers[0] ?? 0) + index));
 
-    const wireB = await wireAt(stage.path('wire-b'));
+    const wireB = await stage.wireAt('wire-b');
     await killed(machine);
     await untilStatus(b, 'a takeover', ({ role }) => role === 'primary');
-    await speaks(wireB);
+    await wireB.speaks();
     expect(wireB.numbers[0]).toBeGreaterThan(wireA.last);
     // The promoted machine is held as well, now that somebody can be told of it.
     await until('its filter', () => (b.progress?.outputReleasedFrames ?? 0) > 0);
@@ -99,8 +86,8 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
     await sleep(200);
     const lastOfA = wireA.last;
     await untilStatus(b, 'a takeover', ({ role }) => role === 'primary');
-    const wireB = await wireAt(stage.path('wire-b'));
-    await speaks(wireB);
+    const wireB = await stage.wireAt('wire-b');
+    await wireB.speaks();
     expect(wireA.last).toBe(lastOfA);
     expect(wireB.numbers[0]).toBeGreaterThan(lastOfA);
   });
@@ -114,41 +101,41 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
     };
     const first = stage.startNode('a', 'protect');
     await untilStatus(first, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wireA);
+    await wireA.speaks();
     expect(await filters()).toEqual(['romulus-nf0']);
     first.child.process.kill('SIGKILL');
     await first.child.gone;
     await until('an open network', async () => (await filters()).length === 0);
-    await speaks(wireA);
+    await wireA.speaks();
 
     const second = stage.startNode('a', 'protect');
     await untilStatus(second, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wireA);
+    await wireA.speaks();
     expect(await filters()).toEqual(['romulus-nf0']);
 
     // Somebody breaks our sockets: closed at once, attached to anew, open again.
     await user.command('yank', { instances: [{ type: 'chardev', id: 'romulus-c0' }] });
-    await speaks(wireA);
+    await wireA.speaks();
     expect(second.child.isGone()).toBe(false);
 
     second.child.process.kill('SIGTERM');
     await second.child.gone;
     expect(await filters()).toEqual([]);
-    await speaks(wireA);
+    await wireA.speaks();
   });
 
   it('is freed of a frozen engine, and held again when it wakes', async () => {
     const { wireA } = await start();
     const node = stage.startNode('a', 'protect');
     await untilStatus(node, 'attachment', ({ state }) => state === 'unprotected');
-    await speaks(wireA);
+    await wireA.speaks();
     node.child.process.kill('SIGSTOP');
     // Closed, but the guest goes on: nothing in it waits for us.
     expect(await isSilent(wireA)).toBe(true);
     const said = stage.consoleOf('a').lines.length;
     await until('the guest', () => stage.consoleOf('a').lines.length > said + 50);
     node.child.process.kill('SIGCONT');
-    await speaks(wireA);
+    await wireA.speaks();
     expect(node.child.isGone()).toBe(false);
   });
 });

@@ -29,6 +29,7 @@ import { SerialLine } from '../../../src/drill/qemu/serial-line.ts';
 import { toRomulusError } from '../../../src/base/errors.ts';
 import type { NodeStatus } from '../../../src/engine/status.ts';
 import { QmpClient } from '../../../src/guests/qemu/qmp/qmp-client.ts';
+import { Wire } from './wire.ts';
 
 export type Side = 'a' | 'b';
 const SIDES = ['a', 'b'] as const;
@@ -71,6 +72,7 @@ export class LuckStage {
   readonly #serials: Record<Side, Ports>;
   readonly #links: readonly number[];
   readonly #clients: QmpClient[] = [];
+  readonly #wires: Wire[] = [];
   #nodeCount = 0;
   #machineCount = 0;
 
@@ -283,9 +285,17 @@ export class LuckStage {
     return readFileSync(child.logFile, 'utf8');
   }
 
+  /** The far end of the wire of a machine that was started with `wireNetdev` at that path in the stage. */
+  async wireAt(name: string): Promise<Wire> {
+    const wire = await Wire.connect(this.path(name));
+    this.#wires.push(wire);
+    return wire;
+  }
+
   /** Ends everything. */
   async close(): Promise<void> {
     for (const client of this.#clients) client.close();
+    for (const wire of this.#wires) wire.close();
     await this.stage.close({ keepFiles: process.env['ROMULUS_KEEP'] === '1' });
     for (const side of SIDES) {
       await this.#serials[side].console.close();

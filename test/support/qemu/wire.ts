@@ -8,6 +8,9 @@ const NUMBERED_TYPE = 0x88b5;
 const HEADER_BYTES = 14;
 const CONNECT_WAIT_MS = 10_000;
 const POLL_MS = 5;
+/** So many frames in a row are no accident. */
+const NEW_FRAMES = 5;
+const SPEAK_WAIT_MS = 60_000;
 
 /** The arguments for QEMU: it listens at the path. */
 export function wireNetdev(id: string, path: string): string[] {
@@ -58,6 +61,17 @@ export class Wire {
   /** The last number heard, 0 before the first. */
   get last(): number {
     return this.numbers.at(-1) ?? 0;
+  }
+
+  /** Resolves when the guest has said some frames more. */
+  async speaks(): Promise<void> {
+    const wanted = this.last + NEW_FRAMES;
+    const deadlineMs = performance.now() + SPEAK_WAIT_MS;
+    while (this.last <= wanted) {
+      if (performance.now() > deadlineMs)
+        throw new Error(`no frames on the wire after number ${this.last}`);
+      await sleep(POLL_MS);
+    }
   }
 
   /** Says an Ethernet frame to the guest. */
