@@ -25,6 +25,8 @@ class Fd {
 
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
+  // Gives it up without closing it.
+  int Release() { return std::exchange(fd_, -1); }
   void Reset() {
     // A failed close is not retried: on Linux the descriptor is gone either way.
     if (fd_ >= 0) ::close(fd_);

@@ -39,6 +39,31 @@ Fd Lock(const std::string& directory, int more_flags) {
   return fd;
 }
 
+using Listing = std::unique_ptr<DIR, int (*)(DIR*)>;
+
+// Takes the pipe out of a directory, and what else an engine leaves there: sockets.
+Fd TakeAway(int directory) {
+  Fd pipe;
+  struct stat status {};
+  if (fstatat(directory, kPipeName, &status, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISFIFO(status.st_mode)) {
+    return pipe;
+  }
+  pipe = Fd(openat(directory, kPipeName, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  unlinkat(directory, kPipeName, 0);
+  Fd again(openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const Listing entries(fdopendir(again.get()), closedir);
+  if (!entries) return pipe;
+  // The listing closes it.
+  again.Release();
+  while (const dirent* entry = readdir(entries.get())) {
+    if (fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+        S_ISSOCK(status.st_mode)) {
+      unlinkat(directory, entry->d_name, 0);
+    }
+  }
+  return pipe;
+}
+
 void ReadAway(int pipe) {
   char discarded[kPipePageBytes];
   while (read(pipe, discarded, sizeof discarded) > 0) {
@@ -150,7 +175,7 @@ bool StatePipe::Read(std::string* state, size_t bytes_max) const {
 }
 
 size_t ReleaseAbandoned(const std::string& parent, const std::string& prefix) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> listing(opendir(parent.c_str()), closedir);
+  const Listing listing(opendir(parent.c_str()), closedir);
   if (!listing) return 0;
   size_t released = 0;
   while (const dirent* entry = readdir(listing.get())) {
@@ -159,19 +184,13 @@ size_t ReleaseAbandoned(const std::string& parent, const std::string& prefix) {
     const std::string directory = parent + "/" + name;
     const Fd lock = Lock(directory, LOCK_NB);
     struct stat owner {};
-    struct stat status {};
     // What others put there under our name is theirs.
     if (!lock.valid() || fstat(lock.get(), &owner) != 0 || owner.st_uid != geteuid()) continue;
-    if (fstatat(lock.get(), kPipeName, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (!S_ISFIFO(status.st_mode)) continue;
-    const Fd pipe(
-        openat(lock.get(), kPipeName, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
-    unlinkat(lock.get(), kPipeName, 0);
-    if (pipe.valid()) {
-      ReadAway(pipe.get());
-      usleep(kOpeningUs);
-    }
-    rmdir(directory.c_str());
+    const Fd pipe = TakeAway(lock.get());
+    // An empty one may be about to be used. One with more in it than is ours stays.
+    if (!pipe.valid() || rmdir(directory.c_str()) != 0) continue;
+    ReadAway(pipe.get());
+    usleep(kOpeningUs);
     ++released;
   }
   return released;

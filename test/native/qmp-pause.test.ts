@@ -5,7 +5,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -223,7 +223,7 @@ describe('a pause', () => {
 });
 
 describe('pipes that nobody has any more', () => {
-  it('are let go and removed; those of living processes are not', () => {
+  it('are let go and removed; those of living processes are not', async () => {
     const parent = mkdtempSync(join(tmpdir(), 'romulus-pipes-'));
     cleanups.push(() => rmSync(parent, { recursive: true, force: true }));
     const user = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
@@ -233,9 +233,15 @@ describe('pipes that nobody has any more', () => {
     const dead = mkdtempSync(join(parent, 'x-'));
     chmodSync(dead, 0o711);
     execFileSync('mkfifo', [join(dead, 's')]);
+    const listener = createServer().listen(join(dead, 'learn-1.sock'));
+    cleanups.push(() => listener.close());
+    await once(listener, 'listening');
+    const empty = mkdtempSync(join(parent, 'x-'));
     expect(releaseAbandonedPipes(parent, 'x-')).toBe(1);
     expect(existsSync(dead)).toBe(false);
     expect(existsSync(pipe.path)).toBe(true);
+    // Somebody may be about to use it.
+    expect(existsSync(empty)).toBe(true);
     expect(releaseAbandonedPipes(parent, 'x-')).toBe(0);
   });
 });
