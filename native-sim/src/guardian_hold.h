@@ -1,4 +1,5 @@
-// The pipe that holds QEMU up during a pause (state_pipe.h), for an engine that cannot open it any more.
+// The pipe that holds QEMU up during a pause (state_pipe.h), for an engine that cannot open it any
+// more.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ class GuardianHold {
   GuardianHold(GuardianPage page, Fd pipe, std::string path)
       : page_(page), pipe_(std::move(pipe)), path_(std::move(path)) {}
 
-  // To be called about every `kHoldLookMs`. Lets QEMU go when one pause holds it for too long, and is
-  // true then; the engine, should it wake, sees that the pause was none.
+  // To be called about every `kHoldLookMs`. Lets QEMU go when one pause holds it for too long, and
+  // is true then; the engine, should it wake, sees that the pause was none.
   bool Look();
   // The engine is gone: lets QEMU go, also one that is about to open the pipe, and removes pipe and
   // directory. A save that comes later fails, and its machine runs on.

@@ -81,12 +81,12 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   if (!pipe_) throw Failure("ERR_USAGE_CLOSED", "the pauser is closed", "Use it before close().");
   refusal_.clear();
   state_.clear();
-  times_ = PauseTimes{};
   is_answer_owed_ = false;
   is_held_ = false;
   const size_t usual_state_bytes = std::exchange(usual_state_bytes_, 0);
   begun_ns_ = NowNs();
   if (StandsAlready()) return PauseOutcome::kNotRunning;
+  times_ = PauseTimes{};
   is_stopped_ = false;
   is_resumed_ = false;
   std::optional<Urgent> urgent(std::in_place);
@@ -194,8 +194,8 @@ PauseOutcome QmpPause::Finish(const PauseRequest& request, PauseOutcome outcome,
   return is_stopped_ && !is_resumed_ ? Resume(request, outcome) : outcome;
 }
 
-// Lets a machine run on that QEMU stopped for us and left so. `outcome` is what is reported when that
-// works, or when somebody else has paused it.
+// Lets a machine run on that QEMU stopped for us and left so. `outcome` is what is reported when
+// that works, or when somebody else has paused it.
 PauseOutcome QmpPause::Resume(const PauseRequest& request, PauseOutcome outcome) {
   const std::string why = refusal_;
   if (!Write(request.status, request.timeout_ms)) return PauseOutcome::kLost;

@@ -1,20 +1,20 @@
-// The pause of a QEMU machine, as one conversation on the QMP socket and the pipe for device states.
-// Native because every hop through an event loop inside a pause would be paid by the guest.
+// The pause of a QEMU machine, as one conversation on the QMP socket and the pipe for device
+// states. Native because every hop through an event loop inside a pause would be paid by the guest.
 //
-// One command is sent, `xen-save-devices-state`, while the machine runs: QEMU reads commands byte by byte
-// (5 us each), and of a machine that runs it stops it, saves, and resumes it by itself. Where in this QEMU
-// is, and how it is held up while pages are copied, is StatePipe's. What that spares is in
-// docs/BENCHMARKS.md. The socket stays the property of the QMP client: everything read here that is not
-// an answer to us is handed on to it, in order and whole, also when it begins or ends in the middle of a
-// line.
+// One command is sent, `xen-save-devices-state`, while the machine runs: QEMU reads commands byte
+// by byte (5 us each), and of a machine that runs it stops it, saves, and resumes it by itself.
+// Where in this QEMU is, and how it is held up while pages are copied, is StatePipe's (docs/adr/0014).
+// The socket stays the property of the QMP client: everything read here that is not an answer to us
+// is handed on to it, in order and whole, also when it begins or ends in the middle of a line.
 //
-// Whatever fails meanwhile, the gate is opened and the machine runs on, unless it did not run before: who
-// paused it wants it paused, and QEMU's save leaves it so. QEMU tells: of a machine that it stops it says so by
-// the event STOP (do_vm_stop in softmmu/cpus.c), of one that stands it does not. Where it does not resume the
-// machine, it is asked first: only a machine in state `save-vm` was stopped by our save.
+// Whatever fails meanwhile, the gate is opened and the machine runs on, unless it did not run
+// before: who paused it wants it paused, and QEMU's save leaves it so. QEMU tells: of a machine
+// that it stops it says so by the event STOP (do_vm_stop in softmmu/cpus.c), of one that stands it
+// does not. Where it does not resume the machine, it is asked first: only a machine in state
+// `save-vm` was stopped by our save.
 //
-// After kTimeout the answer is still owed: nothing may be taken until the client has had an answer to a later
-// command of its own.
+// After kTimeout the answer is still owed: nothing may be taken until the client has had an answer
+// to a later command of its own.
 //
 // Plain C++; one conversation at a time, in one thread, while nobody else reads the socket.
 #pragma once
@@ -74,11 +74,12 @@ struct PauseRequest {
 
 class QmpPause {
  public:
-  // `page` is what a guardian reads when this process has died or is frozen (guardian_page.h). May be null.
+  // `page` is what a guardian reads when this process has died or is frozen (guardian_page.h). May
+  // be null.
   QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page);
 
-  // `meanwhile` is called when the machine has all it needs to run on, and holds nothing up. Throws what
-  // the two throw, after the machine runs again.
+  // `meanwhile` is called when the machine has all it needs to run on, and holds nothing up. Throws
+  // what the two throw, after the machine runs again.
   PauseOutcome Take(const PauseRequest& request, const std::function<void()>& while_stopped,
                     const std::function<void()>& meanwhile);
 

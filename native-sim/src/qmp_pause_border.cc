@@ -1,5 +1,5 @@
-// The JavaScript face of StatePipe and QmpPause. Synchronous: it belongs to a worker thread that has
-// nothing else to do during a pause; its functions are called back in that same thread.
+// The JavaScript face of StatePipe and QmpPause. Synchronous: it belongs to a worker thread that
+// has nothing else to do during a pause; its functions are called back in that same thread.
 #include "areas.h"
 #include "border.h"
 #include "memory.h"
@@ -89,7 +89,8 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
 }
 
 // (handle, {save, saveId, status, statusId, cont, contId, stateBytesMax, timeoutMs, rescueMs},
-//  whileStopped, meanwhile, times: Float64Array(5)) -> outcome. Fills the times in nanoseconds since the request.
+// whileStopped, meanwhile, times: Float64Array(5)) -> outcome. Fills the times in nanoseconds since
+// the request.
 Napi::Value Take(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     QmpPause& pause = Held(info[0]);

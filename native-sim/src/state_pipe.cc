@@ -19,8 +19,8 @@ namespace romulus {
 namespace {
 
 constexpr size_t kPipePageBytes = 4096;
-// Holds any state that is usual, so that QEMU need not wait for a reader; the most that a user who is
-// not root may have by default (fs.pipe-max-size).
+// Holds any state that is usual, so that QEMU need not wait for a reader; the most that a user who
+// is not root may have by default (fs.pipe-max-size).
 constexpr int kOpenBytes = 1 << 20;
 constexpr uint8_t kGateByte = 0x5a;
 constexpr char kPipeName[] = "s";
@@ -78,8 +78,8 @@ StatePipe::StatePipe(const std::string& directory, uid_t uid, gid_t gid)
   if (mkfifo(path_.c_str(), S_IRUSR | S_IWUSR) != 0) {
     throw PipeFailure("cannot make the pipe " + path_);
   }
-  // Open for both directions at once: nobody is waited for, and the inotify that begins after it tells of
-  // others alone.
+  // Open for both directions at once: nobody is waited for, and the inotify that begins after it
+  // tells of others alone.
   pipe_ = Fd(open(path_.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
   watch_ = Fd(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
   const bool is_owned = uid == geteuid() || chown(path_.c_str(), uid, gid) == 0;
@@ -104,7 +104,8 @@ void StatePipe::CloseGate(size_t state_bytes) {
   state_bytes_ = state_bytes;
   const size_t kept = kSaveBufferBytes + kShrinkBytesMax;
   const size_t room_pages = state_bytes > kept ? (state_bytes - kept) / kPipePageBytes : 0;
-  // A pipe has a power of two of pages (pipe_resize_ring in fs/pipe.c); this is one more than the room.
+  // A pipe has a power of two of pages (pipe_resize_ring in fs/pipe.c); this is one more than the
+  // room.
   size_t pages = 1;
   while (pages <= room_pages) pages *= 2;
   int bytes = fcntl(pipe_.get(), F_SETPIPE_SZ, static_cast<int>(pages * kPipePageBytes));

@@ -1,17 +1,17 @@
 // The pipe that QEMU writes device states into, and that holds QEMU up until we are done.
 //
-// A save that QEMU is given while its machine runs stops the machine, writes the state, and resumes it
-// (qmp_xen_save_devices_state in migration/savevm.c). So one command is a whole pause, and what is left to
-// us is to know when the machine stands, and to keep it standing while pages are copied:
+// A save that QEMU is given while its machine runs stops the machine, writes the state, and resumes
+// it (qmp_xen_save_devices_state in migration/savevm.c). So one command is a whole pause, and what
+// is left to us is to know when the machine stands, and to keep it standing while pages are copied:
 //
 // - QEMU opens the pipe when the machine stands and its disks are drained; inotify tells.
 // - Before, the pipe was filled with bytes of ours but for some room, so QEMU can save, but not end.
 // - Taking these bytes out (OpenGate) lets it end, and the machine runs on without a further word.
 //
-// Should this process die, nothing holds QEMU: a pipe that nobody reads fails its write, and the machine
-// runs on. QEMU would only wait for ever if it opened a pipe that nobody has open any more; against that
-// the guardian inherits the descriptor, and what both left is let go by the next engine
-// (ReleaseAbandoned).
+// Should this process die, nothing holds QEMU: a pipe that nobody reads fails its write, and the
+// machine runs on. QEMU would only wait for ever if it opened a pipe that nobody has open any more;
+// against that the guardian inherits the descriptor, and what both left is let go by the next
+// engine (ReleaseAbandoned).
 //
 // Plain C++; one thread at a time.
 #pragma once
@@ -59,8 +59,8 @@ class StatePipe {
 
   // Lets QEMU end. False when somebody else had done so.
   bool OpenGate();
-  // Whether the open gate holds a state of the size foretold, and more: QEMU needs no reader then. Not when
-  // no size was foretold.
+  // Whether the open gate holds a state of the size foretold, and more: QEMU needs no reader then.
+  // Not when no size was foretold.
   bool is_wide() const { return is_wide_; }
 
   // Appends what has come to the state, up to a bound; false when nothing had.
@@ -77,9 +77,9 @@ class StatePipe {
   bool is_wide_ = false;
 };
 
-// Lets go of every QEMU that waits for an engine that died together with its guardian, and removes what
-// they left: directories there whose names begin so and that no living process has locked. Returns
-// how many.
+// Lets go of every QEMU that waits for an engine that died together with its guardian, and removes
+// what they left: directories there whose names begin so and that no living process has locked.
+// Returns how many.
 size_t ReleaseAbandoned(const std::string& parent, const std::string& prefix);
 
 }  // namespace romulus
