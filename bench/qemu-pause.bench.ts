@@ -30,8 +30,9 @@ const P99_RATIO_MAX = 3;
 const SCAN_MS_PER_GIB_MAX = 0.5;
 const COPY_ROUNDS = 40;
 /** What a pattern leaves to the machine's kernel and programs. */
-const UNFILLED_SHARE = 0.1;
+const UNFILLED_SHARE = 0.3;
 const UNFILLED_MIB_MIN = 80;
+const UNFILLED_MIB_MAX = 256;
 const FILL_WAIT_MS = 180_000;
 const MODES: readonly EpochMode[] = ['bare', 'ahead', 'straight'];
 
@@ -193,8 +194,8 @@ export async function run(options: QemuPauseOptions = {}): Promise<BenchResult> 
   const rows = await measure({ memoryMib: 512, ...qemu }, dirtySets, rounds);
   for (const memoryMib of memoriesMib) {
     // A machine that has run for long has used most of its memory.
-    const unfilledMib = Math.max(UNFILLED_MIB_MIN, memoryMib * UNFILLED_SHARE);
-    const filledMib = Math.floor(memoryMib - unfilledMib);
+    const shareMib = Math.min(UNFILLED_MIB_MAX, memoryMib * UNFILLED_SHARE);
+    const filledMib = Math.floor(memoryMib - Math.max(UNFILLED_MIB_MIN, shareMib));
     const kernelArgs = [`romulus.pattern=${filledMib}/10`];
     const filled = { memoryMib, run: ['dirty', 'pattern'], kernelArgs, ...qemu };
     rows.push(...(await measure(filled, [1000], Math.ceil(rounds / 3))));
