@@ -31,8 +31,8 @@ const SCAN_MS_PER_GIB_MAX = 0.5;
 const COPY_ROUNDS = 40;
 /** What a pattern leaves to the machine's kernel and programs. */
 const UNFILLED_SHARE = 0.3;
-const UNFILLED_MIB_MIN = 80;
-const UNFILLED_MIB_MAX = 256;
+const UNFILLED_MIB_MIN = 128;
+const UNFILLED_MIB_MAX = 512;
 const FILL_WAIT_MS = 180_000;
 const MODES: readonly EpochMode[] = ['bare', 'ahead', 'straight'];
 
