@@ -151,6 +151,27 @@ Napi::Value ReadRest(const Napi::CallbackInfo& info) {
   });
 }
 
+// (fd): its file is read once, front to back, and need not stay in memory on our account.
+Napi::Value AdviseReadOnce(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    // Only advice: a file that does not heed it, or a kernel that does not know it, reads as well.
+    posix_fadvise(DescriptorIn(info), 0, 0, POSIX_FADV_NOREUSE);
+    return info.Env().Undefined();
+  });
+}
+
+// (fd, offset): where the next bytes are that are no hole; -1 when there are none.
+Napi::Value NextData(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const int fd = DescriptorIn(info);
+    const auto offset = static_cast<off_t>(WholeNumber(info[1], "offset"));
+    off_t data = lseek(fd, offset, SEEK_DATA);
+    // What cannot tell its holes has none.
+    if (data < 0 && errno != ENXIO) data = offset;
+    return Napi::Number::New(info.Env(), static_cast<double>(data));
+  });
+}
+
 }  // namespace
 
 void InitDescriptors(Napi::Env env, Napi::Object exports) {
@@ -159,6 +180,8 @@ void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor));
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));
+  exports.Set("adviseReadOnce", Napi::Function::New(env, AdviseReadOnce));
+  exports.Set("nextData", Napi::Function::New(env, NextData));
   exports.Set("readRest", Napi::Function::New(env, ReadRest));
   exports.Set("sendDescriptor", Napi::Function::New(env, SendDescriptor));
 }

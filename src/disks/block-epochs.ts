@@ -13,6 +13,8 @@ import { assert } from '../base/assert.ts';
 
 /** Size of a block. */
 export const BLOCK_BYTES: number = 64 * 1024;
+/** Every block was written after it. */
+const BEFORE_ALL = -1;
 /** The epoch of writes that belong to none yet. */
 const LATER_THAN_ALL = Number.POSITIVE_INFINITY;
 
@@ -58,10 +60,25 @@ export class BlockEpochs {
         if (written[block] === LATER_THAN_ALL) written[block] = epoch;
   }
 
+  /** All of these disks, in stretches of `bytesMax`. */
+  allOf(disks: readonly number[], bytesMax: number): Generator<DiskStretch> {
+    return this.#writtenAfter(BEFORE_ALL, disks, bytesMax);
+  }
+
   /** All that was written after an epoch, neighbouring blocks together up to `bytesMax`. */
-  *changedSince(epoch: number, bytesMax: number): Generator<DiskStretch> {
+  changedSince(epoch: number, bytesMax: number): Generator<DiskStretch> {
+    return this.#writtenAfter(epoch, [...this.#written.keys()], bytesMax);
+  }
+
+  *#writtenAfter(
+    epoch: number,
+    disks: readonly number[],
+    bytesMax: number,
+  ): Generator<DiskStretch> {
     assert(bytesMax >= BLOCK_BYTES, 'a stretch is a block at least');
-    for (const [disk, written] of this.#written.entries()) {
+    for (const disk of disks) {
+      const written = this.#written[disk];
+      assert(written !== undefined, `no disk ${disk}`);
       const diskBytes = this.#disksBytes[disk] ?? 0;
       let block = 0;
       while (block < written.length) {

@@ -5,9 +5,11 @@
  *     copying ──► following ◄──► resting
  *
  * A native thread receives them (src/native/disk-intake.ts); here is decided what becomes of them.
- * *Copying*: what arrives is the first copy (QEMU's background copy and the guest's writes, in one
- * order). *Following*, from the moment at which every mirror said READY: it is the guest's writes,
- * which belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
+ * *Copying*: what arrives is part of the first copy (QEMU's background copy and the guest's writes, in
+ * one order). A disk whose own file holds it as the guest sees it is not copied by QEMU: its mirror
+ * brings the writes alone, and the disk is read from the file (`DiskReading`). *Following*, from the
+ * moment at which every mirror said READY and the files are read: it is the guest's writes, which
+ * belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
  * dropped, and only which blocks were written is kept (`BlockEpochs`), so that a backup that comes
  * back with an image of an epoch is sent what it lacks (`resume`), read from the disks' own files where
  * these hold it as the guest sees it, and else through QEMU.
@@ -24,67 +26,22 @@ import { rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { closeDuplicate } from '../native/descriptors.ts';
-import {
-  DiskIntake,
-  type IntakeBeats,
-  type OpenedConnection,
-  type WrittenPiece,
-} from '../native/disk-intake.ts';
-import { BLOCK_BYTES, BlockEpochs, type DiskStretch } from './block-epochs.ts';
-import { READ_BYTES_MAX } from './disk-image.ts';
+import { DiskIntake, type OpenedConnection, type WrittenPiece } from '../native/disk-intake.ts';
+import { BLOCK_BYTES, BlockEpochs } from './block-epochs.ts';
+import { pieceBuffers, READ_BYTES_MAX } from './disk-image.ts';
 import { CopyBrake } from './copy-brake.ts';
-import { DiskReaders } from './disk-readers.ts';
+import { DiskReaders, type DiskReadersOptions } from './disk-readers.ts';
+import { DiskReading } from './disk-reading.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
-import { type DescriptorMonitor, removeExports } from './qemu-export.ts';
+import type { BasePieces, QemuDiskOptions } from './qemu-disk-options.ts';
+import { removeExports } from './qemu-export.ts';
 import { findDisks, type FoundDisk, jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
 
-/** About as much of it is handed over at once. */
+/** About as much of what was received is handed over at once. */
 const HANDFUL_BYTES = 4 * 1024 * 1024;
-
-/** A disk to be followed. */
-export interface WantedDisk {
-  /** Drive id, node name or id of a guest device. */
-  readonly name: string;
-  /** Where its bytes can be read, as the guest sees them; null: through QEMU only. */
-  readonly imagePath: string | null;
-}
-
-export interface QemuDiskOptions {
-  readonly monitor: DescriptorMonitor;
-  /** Their order numbers the disks. */
-  readonly disks: readonly WantedDisk[];
-  /** The epoch that will complete the first copy. */
-  readonly epoch: number;
-  /** Where our server's socket will be; its directory should be closed to others. */
-  readonly socketPath: string;
-  /** Where QEMU's server will listen while disks are read through it. */
-  readonly exportPath: string;
-  /** User that QEMU runs as; the socket is given to it. */
-  readonly owner?: { readonly uid: number; readonly gid: number };
-  /** See `writesReceived`; from `makeCounter`. */
-  readonly counter?: SharedArrayBuffer;
-  /** Bound for the background part of the first copy, each disk. */
-  readonly bytesPerSecondMax?: number;
-  /** The disks can no longer be followed; at most once. */
-  readonly onLost: (error: RomulusError) => void;
-  /** After `nextBase` said `waiting`: there may be more. */
-  readonly onBase?: () => void;
-  /** QEMU's connection for a disk is open, or (null) it is closed. */
-  readonly onConnection?: (disk: number, descriptor: number | null) => void;
-  /** Where the thread that QEMU waits for tells that it lives. */
-  readonly beats?: IntakeBeats;
-  readonly waitingBytesMax?: number;
-  readonly baseHighBytes?: number;
-  readonly baseLowBytes?: number;
-}
-
-/** A handful of the first copy. */
-export interface BasePieces {
-  readonly chunks: readonly DiskChunk[];
-  /** `more`: ask again; `waiting`: `onBase` will say when; `complete`: all of it was given. */
-  readonly next: 'more' | 'waiting' | 'complete';
-}
+/** Buffers of pieces that wait to be filled. */
+const SPARES_MAX = 64;
 
 /** Follows the disks of a running QEMU. Made by `attachQemuDisks`. */
 export class QemuDisks {
@@ -101,12 +58,11 @@ export class QemuDisks {
   #closing: Promise<void> | null = null;
   #isResting = false;
   #isBaseAwaited = false;
-  /** What a resumed image still lacks, and where to read it. */
-  #resumed: {
-    readonly stretches: Iterator<DiskStretch>;
-    readonly readers: DiskReaders;
-    readonly epoch: number;
-  } | null = null;
+  /** What the first copy takes from the disks' own files was read once. */
+  #areFilesRead = false;
+  readonly #buffers = pieceBuffers(SPARES_MAX);
+  /** What the image still lacks and the mirrors do not bring. */
+  #reading: DiskReading | null = null;
   /** The end of the readers before: QEMU has one server only. */
   #readersEnding: Promise<void> = Promise.resolve();
 
@@ -121,6 +77,7 @@ export class QemuDisks {
       disksBytes,
       blockBytes: BLOCK_BYTES,
       roomBytes: HEADER_ROOM_BYTES,
+      buffers: this.#buffers,
       ...(counter !== undefined && { counter }),
       ...(waitingBytesMax !== undefined && { waitingBytesMax }),
       ...(beats !== undefined && { beats }),
@@ -153,7 +110,23 @@ export class QemuDisks {
 
   /** Whether the first copy has arrived here; its last pieces may still wait to be read. */
   get isReady(): boolean {
-    return this.#ready.size === this.disks.length;
+    return this.#areFilesRead && this.#ready.size === this.disks.length;
+  }
+
+  #areReady(disks: readonly number[]): boolean {
+    return disks.every((disk) => this.#ready.has(jobName(disk)));
+  }
+
+  #toRead(): DiskReadersOptions {
+    const { disks, readsFiles = true } = this.#options;
+    const pathOf = (disk: number): string | null => disks[disk]?.imagePath ?? null;
+    return {
+      disks: this.disks.map((found, disk) => ({
+        ...found,
+        imagePath: readsFiles ? pathOf(disk) : null,
+      })),
+      buffers: this.#buffers,
+    };
   }
 
   /** Starts everything; on failure nothing is left. Called once, by `attachQemuDisks`. */
@@ -176,12 +149,17 @@ export class QemuDisks {
           this.#onOpened(disk, connection);
         },
       });
+      const readers = DiskReaders.ofFiles(this.#toRead());
+      const stretches = this.#epochs.allOf(readers.disks, READ_BYTES_MAX);
+      this.#reading = new DiskReading({ readers, stretches, epoch: this.#options.epoch });
+      this.#areFilesRead = readers.disks.length === 0;
       for (const [disk, { device }] of this.disks.entries())
         await startMirror(monitor, {
           disk,
           device,
           socketPath,
           exportName: `disk${disk}`,
+          copiesAll: !readers.disks.includes(disk),
           bytesPerSecondMax,
         });
       if (this.#lost !== null) throw this.#lost;
@@ -205,15 +183,9 @@ export class QemuDisks {
   async resume({ since, epoch }: { since: number; epoch: number }): Promise<number> {
     assert(this.canResume(since) && epoch > since, 'an image that can be carried on');
     this.rest();
-    const { monitor, exportPath, disks: wanted } = this.#options;
+    const { monitor, exportPath } = this.#options;
     await this.#readersEnding;
-    const readers = await DiskReaders.open(monitor, {
-      exportPath,
-      disks: this.disks.map((found, disk) => ({
-        ...found,
-        imagePath: wanted[disk]?.imagePath ?? null,
-      })),
-    });
+    const readers = await DiskReaders.open(monitor, { exportPath, ...this.#toRead() });
     if (this.#lost !== null) {
       await readers.close();
       throw this.#lost;
@@ -223,14 +195,14 @@ export class QemuDisks {
       this.#epochs.noteLater(disk, blocks);
     this.#epochs.settle(epoch);
     const stretches = this.#epochs.changedSince(since, READ_BYTES_MAX);
-    this.#resumed = { stretches, readers, epoch };
+    this.#reading = new DiskReading({ readers, stretches, epoch });
     this.#isResting = false;
     return this.#epochs.bytesSince(since);
   }
 
   /** Nobody is given the writes: only where they went is kept. */
   rest(): void {
-    this.#endResumed();
+    this.#endReading();
     this.#isResting = true;
     this.#intake.rest();
   }
@@ -243,13 +215,12 @@ export class QemuDisks {
     if (this.#lost !== null) throw this.#lost;
     const chunks = this.#waiting();
     if (chunks.length > 0) return { chunks, next: 'more' };
-    // Read only when all that was received before is on its way: it must not overtake this.
-    const resumed = this.#resumed;
-    const stretch = resumed?.stretches.next();
-    if (resumed !== null && stretch?.done === false) {
-      const { disk, offset, byteCount } = stretch.value;
-      const data = await resumed.readers.read(disk, offset, byteCount);
-      return { chunks: [{ disk, offset, byteCount, data }], next: 'more' };
+    // Read only when all that was received before is on its way, and when no write passes by the mirror.
+    const reading = this.#reading;
+    if (reading !== null && this.#areReady(reading.disks)) {
+      const pieces = await reading.next();
+      if (pieces.length > 0) return { chunks: pieces, next: 'more' };
+      this.#areFilesRead = true;
     }
     if (this.isReady) return { chunks: [], next: 'complete' };
     this.#isBaseAwaited = true;
@@ -259,7 +230,7 @@ export class QemuDisks {
 
   /** Buffers of pieces that nobody needs any more: the next are received into them. */
   giveBack(buffers: readonly ArrayBuffer[]): void {
-    this.#intake.giveBack(buffers);
+    this.#buffers.giveBack(buffers);
   }
 
   /**
@@ -269,7 +240,7 @@ export class QemuDisks {
   take(epoch: number, through: number): readonly (DiskWrite | DiskZeros)[] {
     if (this.#lost !== null) throw this.#lost;
     if (this.#isResting) throw restingError(epoch);
-    this.#endResumed();
+    this.#endReading();
     const writes = this.#intake.takeThrough(through);
     for (const write of writes) this.#epochs.note(write, epoch);
     return writes.map(writeOf);
@@ -297,15 +268,15 @@ export class QemuDisks {
     } finally {
       this.#unlisten();
       this.#closeServer();
-      this.#endResumed();
+      this.#endReading();
       await this.#readersEnding;
     }
   }
 
-  #endResumed(): void {
-    const resumed = this.#resumed;
-    this.#resumed = null;
-    if (resumed !== null) this.#readersEnding = resumed.readers.close();
+  #endReading(): void {
+    const reading = this.#reading;
+    this.#reading = null;
+    if (reading !== null) this.#readersEnding = reading.close();
   }
 
   #closeServer(): void {
@@ -317,8 +288,8 @@ export class QemuDisks {
   /** A handful of what was received and waits. */
   #waiting(): DiskChunk[] {
     const pieces = this.#intake.takeSome(HANDFUL_BYTES);
-    if (this.#resumed !== null)
-      for (const piece of pieces) this.#epochs.note(piece, this.#resumed.epoch);
+    if (this.#reading !== null)
+      for (const piece of pieces) this.#epochs.note(piece, this.#reading.epoch);
     this.#brake.steer();
     return pieces;
   }
@@ -358,7 +329,6 @@ export class QemuDisks {
     if (typeof job !== 'string' || !this.disks.some((_, disk) => jobName(disk) === job)) return;
     if (event === 'BLOCK_JOB_READY') {
       this.#ready.add(job);
-      if (!this.isReady) return;
       this.#brake.steer();
       this.#wake();
     } else if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED') {

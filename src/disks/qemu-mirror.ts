@@ -108,10 +108,12 @@ export async function startMirror(
     readonly device: string;
     readonly socketPath: string;
     readonly exportName: string;
+    /** Whether it begins with all that the disk holds, or with what is written from now on. */
+    readonly copiesAll: boolean;
     readonly bytesPerSecondMax?: number | undefined;
   },
 ): Promise<void> {
-  const { disk, device, socketPath, exportName, bytesPerSecondMax } = options;
+  const { disk, device, socketPath, exportName, copiesAll, bytesPerSecondMax } = options;
   await monitor.command('blockdev-add', {
     driver: 'nbd',
     'node-name': targetName(disk),
@@ -123,7 +125,7 @@ export async function startMirror(
     'job-id': jobName(disk),
     device,
     target: targetName(disk),
-    sync: 'full',
+    sync: copiesAll ? 'full' : 'none',
     'copy-mode': 'write-blocking',
     'on-target-error': 'report',
     'filter-node-name': `romulus-f${disk}`,

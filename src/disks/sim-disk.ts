@@ -12,7 +12,7 @@ import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, SourceDisk } from './disk.ts';
 import { DiskWriteDecoder } from './disk-frames.ts';
-import { DiskImage } from './disk-image.ts';
+import { DiskImage, pieceBuffers, READ_BYTES_MAX } from './disk-image.ts';
 
 /** Bytes of writes that may wait for their epoch's end. */
 export const WRITES_BYTES_MAX: number = 256 * 1024 * 1024;
@@ -21,7 +21,9 @@ export const TAKE_TIMEOUT_MS = 2000;
 /** How long connecting may take, milliseconds. */
 export const CONNECT_TIMEOUT_MS = 2000;
 /** Size of a piece of the first copy. */
-export const BASE_CHUNK_BYTES: number = 1024 * 1024;
+export const BASE_CHUNK_BYTES: number = READ_BYTES_MAX;
+/** Buffers of pieces that wait to be filled. */
+const SPARES_MAX = 32;
 
 export interface SimDiskOptions {
   /** Path of the machine's disk socket. */
@@ -51,6 +53,7 @@ export class SimDisk implements SourceDisk {
   /** Count of the first write in `#writes`, less one: how many were taken. */
   #takenCount = 0;
   #received = 0;
+  readonly #buffers = pieceBuffers(SPARES_MAX);
   #marks: Mark[] = [];
   #lost: RomulusError | null = null;
   #closed = false;
@@ -109,15 +112,21 @@ export class SimDisk implements SourceDisk {
   }
 
   async *readBase(): AsyncGenerator<DiskChunk> {
-    const image = DiskImage.open(this.#options.imagePath, this.diskBytes);
+    const { imagePath: path } = this.#options;
+    const image = DiskImage.open({ path, diskBytes: this.diskBytes, buffers: this.#buffers });
     try {
       for (let offset = 0; offset < this.diskBytes; offset += BASE_CHUNK_BYTES) {
         const byteCount = Math.min(BASE_CHUNK_BYTES, this.diskBytes - offset);
-        yield { offset, byteCount, data: await image.read(offset, byteCount) };
+        const data = await image.read(offset, byteCount);
+        yield { offset, byteCount, data, roomBytes: data?.byteOffset ?? 0 };
       }
     } finally {
       image.close();
     }
+  }
+
+  giveBack(buffers: readonly ArrayBuffer[]): void {
+    this.#buffers.giveBack(buffers);
   }
 
   async *readWaiting(): AsyncGenerator<DiskChunk> {

@@ -8,12 +8,8 @@ import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskWrite, DiskZeros } from '../disks/disk.ts';
 import { WatchedConnections, type WatchedServer } from '../disks/nbd/watchdog.ts';
-import {
-  attachQemuDisks,
-  type BasePieces,
-  type QemuDiskOptions,
-  type QemuDisks,
-} from '../disks/qemu-disk.ts';
+import { attachQemuDisks, type QemuDisks } from '../disks/qemu-disk.ts';
+import type { BasePieces, QemuDiskOptions } from '../disks/qemu-disk-options.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -24,7 +20,7 @@ import { serveThread, Transferred } from './thread-rpc.ts';
 type ErrorJson = ReturnType<RomulusError['toJSON']>;
 type Settings = Omit<
   QemuDiskOptions,
-  'monitor' | 'epoch' | 'onLost' | 'onBase' | 'onConnection' | 'beats'
+  'monitor' | 'epoch' | 'readsFiles' | 'onLost' | 'onBase' | 'onConnection' | 'beats'
 >;
 
 export interface DiskBegin {
@@ -103,6 +99,8 @@ async function open({ view, since, epoch }: DiskTarget & DiskView): Promise<Open
   assert(view > lastView, 'views are opened in order');
   lastView = view;
   let wholeBecause: ErrorJson | null = null;
+  // The files are among what could not be read.
+  const readsFiles = unreadable === null;
   if (disks !== null && since !== null && disks.canResume(since)) {
     wholeBecause = unreadable;
     try {
@@ -117,6 +115,7 @@ async function open({ view, since, epoch }: DiskTarget & DiskView): Promise<Open
   const { monitor, guarded, connections, beats, settings } = begun;
   const mine = await attachQemuDisks({
     ...settings,
+    readsFiles,
     monitor,
     epoch,
     beats,

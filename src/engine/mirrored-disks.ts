@@ -12,7 +12,7 @@ import { assert } from '../base/assert.ts';
 import { fromErrorJson, RomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, DiskZeros, SourceDisk } from '../disks/disk.ts';
 import { DiskWatchdog, makeWatchedServer } from '../disks/nbd/watchdog.ts';
-import type { WantedDisk } from '../disks/qemu-disk.ts';
+import type { BasePieces, WantedDisk } from '../disks/qemu-disk-options.ts';
 import { STEP_TIMEOUT_MS } from '../disks/qemu-mirror.ts';
 import { bytesWaiting, makeCounter } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -230,18 +230,18 @@ class MirroredView implements SourceDisk {
   }
 
   async *readBase(): AsyncGenerator<DiskChunk> {
+    let asked = this.#askBase();
     while (this.#end === null) {
-      // Asked for first: what is told while the answer is on its way must not be missed.
-      const woken = new Promise<void>((resolve) => {
-        this.#onWake = resolve;
-      });
-      const spares = this.#spares;
-      this.#spares = [];
-      const request = { view: this.#view, spares };
-      const { chunks, next } = await this.#client.call('nextBase', request, spares);
+      const { answer, woken } = asked;
+      const { chunks, next } = await answer;
+      // One handful is read while the one before it is sent.
+      if (next === 'more') asked = this.#askBase();
       yield* chunks;
       if (next === 'complete') return;
-      if (next === 'waiting') await woken;
+      if (next === 'waiting') {
+        await woken;
+        asked = this.#askBase();
+      }
     }
     throw this.#end;
   }
@@ -257,6 +257,19 @@ class MirroredView implements SourceDisk {
   /** There may be more to read. */
   wake(): void {
     this.#onWake();
+  }
+
+  #askBase(): { readonly answer: Promise<BasePieces>; readonly woken: Promise<void> } {
+    // Before the question: what is told while the answer is on its way must not be missed.
+    const woken = new Promise<void>((resolve) => {
+      this.#onWake = resolve;
+    });
+    const spares = this.#spares;
+    this.#spares = [];
+    const answer = this.#client.call('nextBase', { view: this.#view, spares }, spares);
+    // Awaited in its turn, unless nobody reads any more.
+    answer.catch(() => undefined);
+    return { answer, woken };
   }
 
   close(): void {

@@ -11,6 +11,8 @@ interface DescriptorsNative {
   sendDescriptor(socket: number, bytes: Uint8Array, descriptor: number): void;
   readRest(fd: number, bytesMax: number): Buffer;
   punchHole(fd: number, offset: number, byteCount: number): boolean;
+  adviseReadOnce(fd: number): void;
+  nextData(fd: number, offset: number): number;
 }
 
 /** A socket's descriptor, which stays the socket's; -1 when it has none (any more). */
@@ -63,6 +65,25 @@ export function readRest(fd: number, bytesMax: number): Buffer {
  */
 export function punchHole(fd: number, offset: number, byteCount: number): boolean {
   return callNative(() => loadNative<DescriptorsNative>().punchHole(fd, offset, byteCount));
+}
+
+/**
+ * A file will be read once, from its beginning to its end: what is read need not push out of memory what
+ * others read again and again. Advice only (posix_fadvise(2), heeded since Linux 6.3).
+ */
+export function adviseReadOnce(fd: number): void {
+  callNative(() => {
+    loadNative<DescriptorsNative>().adviseReadOnce(fd);
+  });
+}
+
+/**
+ * Where a file's next bytes are that are no hole, from an offset on; null when there are none. The
+ * offset itself where the file's system does not tell. Moves the descriptor's position.
+ */
+export function nextData(fd: number, offset: number): number | null {
+  const data = callNative(() => loadNative<DescriptorsNative>().nextData(fd, offset));
+  return data < 0 ? null : data;
 }
 
 /**

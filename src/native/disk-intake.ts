@@ -10,7 +10,9 @@
  * other threads can read: who stops the machine reads it while the machine stands, and that is the
  * epoch's mark. So does what waits, for the status.
  */
+import { assert } from '../base/assert.ts';
 import { type ErrorCode, RomulusError } from '../base/errors.ts';
+import type { SpareBuffers } from '../base/spare-buffers.ts';
 import { loadNative } from './load.ts';
 import type { Memory, MemoryHandle } from './memory.ts';
 import { callNative } from './native-error.ts';
@@ -19,8 +21,6 @@ import { callNative } from './native-error.ts';
 export const WAITING_BYTES_MAX: number = 256 * 1024 * 1024;
 /** Longest piece that leaves here (native-sim/src/write_queue.h); longer writes leave in several. */
 export const PIECE_BYTES_MAX: number = 1024 * 1024;
-/** Buffers that wait to be filled; more are left to the collector. */
-const SPARES_MAX = 64;
 /** Disk, offset, bytes, which buffer, where in it, bytes before it that are nobody's. */
 const NUMBERS_OF_PIECE = 6;
 
@@ -107,6 +107,8 @@ export interface DiskIntakeOptions {
   readonly blockBytes: number;
   /** Left free in front of the data of pieces that have a buffer of their own. */
   readonly roomBytes: number;
+  /** Those buffers: of `roomBytes` and `PIECE_BYTES_MAX` together. */
+  readonly buffers: SpareBuffers;
   /** See `writesReceived`; from `makeCounter`. */
   readonly counter?: SharedArrayBuffer;
   readonly beats?: IntakeBeats;
@@ -145,11 +147,14 @@ export class DiskIntake {
   readonly #options: DiskIntakeOptions;
   readonly #counter: SharedArrayBuffer;
   readonly #waitingBytesMax: number;
-  #spares: readonly ArrayBuffer[] = [];
   #isClosed = false;
 
   /** @throws {RomulusError} ERR_HOST_DESCRIPTOR, ERR_USAGE_NUMBER. */
   constructor(options: DiskIntakeOptions) {
+    assert(
+      options.buffers.bytes === options.roomBytes + PIECE_BYTES_MAX,
+      'buffers that a piece and its room fill',
+    );
     this.#options = options;
     this.#counter = options.counter ?? makeCounter();
     this.#waitingBytesMax = options.waitingBytesMax ?? WAITING_BYTES_MAX;
@@ -211,13 +216,6 @@ export class DiskIntake {
     );
   }
 
-  /** Buffers of pieces that nobody needs any more: the next are put into them. */
-  giveBack(buffers: readonly ArrayBuffer[]): void {
-    const bytes = this.#options.roomBytes + PIECE_BYTES_MAX;
-    const fitting = buffers.filter(({ byteLength }) => byteLength === bytes);
-    this.#spares = [...this.#spares, ...fitting].slice(0, SPARES_MAX);
-  }
-
   /** Keeps no data from now on: only which blocks are written, those of what waits included. */
   rest(): void {
     callNative(() => {
@@ -242,9 +240,9 @@ export class DiskIntake {
   }
 
   #handedOut(take: (spares: readonly ArrayBuffer[], roomBytes: number) => Handout): WrittenPiece[] {
-    const { notes, buffers } = callNative(() => take(this.#spares, this.#options.roomBytes));
-    const used = new Set(buffers);
-    this.#spares = this.#spares.filter((spare) => !used.has(spare));
+    const { roomBytes, buffers: store } = this.#options;
+    const { notes, buffers } = callNative(() => take(store.waiting, roomBytes));
+    store.taken(buffers);
     const pieces: WrittenPiece[] = [];
     for (let at = 0; at < notes.length; at += NUMBERS_OF_PIECE) {
       const number = (which: number): number => notes[at + which] ?? 0;

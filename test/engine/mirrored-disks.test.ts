@@ -3,7 +3,7 @@
  * real QEMU's disk asked for while others are still being opened, and the thread lost under them.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -30,8 +30,12 @@ let losses: RomulusError[] = [];
 let opened: Parameters<MirroredDisksOptions['onOpened']>[1][] = [];
 
 /** Follows the disk; it is read through QEMU where it has no path. */
-function follow(imagePath: string | null): MirroredDisks {
+function follow(
+  imagePath: string | null,
+  options: Pick<MirroredDisksOptions, 'bytesPerSecondMax'> = {},
+): MirroredDisks {
   return new MirroredDisks({
+    ...options,
     disks: [{ name: 'vd0', imagePath }],
     socketPath: join(directory, 'disks.sock'),
     exportPath: join(directory, 'export.sock'),
@@ -61,7 +65,7 @@ beforeEach(async () => {
       'virtio-blk-pci,drive=d0,id=vd0',
     ],
   });
-  monitor = await QmpClient.connect(guest.qmpPath);
+  monitor = await QmpClient.connect(guest.qmpPath, { timeoutMs: 20_000 });
   losses = [];
   opened = [];
   mirrored = follow(path);
@@ -127,6 +131,8 @@ describe.skipIf(!hasQemu)('views of mirrored disks', () => {
   it(
     'who waits for more of a view hears that it was closed',
     async () => {
+      // QEMU copies a first piece, and no other for long.
+      mirrored = follow(null, { bytesPerSecondMax: 1 });
       const view = await mirrored.open(FULL);
       const first = await view.readBase().next();
       expect(first.done).toBe(false);
@@ -153,6 +159,25 @@ describe.skipIf(!hasQemu)('views of mirrored disks', () => {
         { totalBytes: DISK_BYTES, wholeBecause: { code: 'ERR_DISK_READ' } },
         { totalBytes: 0, wholeBecause: null },
       ]);
+      expect(losses).toEqual([]);
+    },
+    TEST_MS,
+  );
+
+  it(
+    'a file that is not the disk, or stops being it, is not read: QEMU is',
+    async () => {
+      const path = join(directory, 'other.raw');
+      writeFileSync(path, content.subarray(512));
+      mirrored = follow(path);
+      expect((await copyOf(await mirrored.open(FULL))).equals(content)).toBe(true);
+      await mirrored.close();
+      writeFileSync(path, content);
+      mirrored = follow(path);
+      const view = await mirrored.open(FULL);
+      truncateSync(path, DISK_BYTES / 2);
+      expect(await codeOf(copyOf(view))).toBe('ERR_DISK_READ');
+      expect((await copyOf(await mirrored.open(FULL))).equals(content)).toBe(true);
       expect(losses).toEqual([]);
     },
     TEST_MS,

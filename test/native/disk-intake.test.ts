@@ -139,7 +139,7 @@ describe('DiskIntake', () => {
       expect(piece?.data?.equals(data)).toBe(true);
       const buffer = piece?.data?.buffer as ArrayBuffer;
       buffers.push(buffer);
-      if (round < 2) intake.giveBack([buffer, new ArrayBuffer(10)]);
+      if (round < 2) rig?.buffers.giveBack([buffer, new ArrayBuffer(10)]);
     }
     expect(buffers[1]).toBe(buffers[0]);
     expect(buffers[2]).toBe(buffers[0]);
@@ -251,10 +251,11 @@ describe('DiskIntake', () => {
       Number(Atomics.load(new BigInt64Array(shared), 0)),
       Number(page.read(72, 8).readBigInt64LE()),
     ];
-    const nowMs = (): number => Number(process.hrtime.bigint() / 1_000_000n);
     await expect.poll(() => beats().every((beatMs) => beatMs > 0)).toBe(true);
-    await sleep(200);
-    for (const beatMs of beats()) expect(nowMs() - beatMs).toBeLessThan(1000);
+    const first = beats();
+    await expect
+      .poll(() => beats().every((beatMs, place) => beatMs > (first[place] ?? 0)))
+      .toBe(true);
     intake.close();
     intake.close();
     expect(beats()).toEqual([0, 0]);

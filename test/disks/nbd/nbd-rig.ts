@@ -5,6 +5,8 @@ import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { RomulusError } from '../../../src/base/errors.ts';
+import type { SpareBuffers } from '../../../src/base/spare-buffers.ts';
+import { pieceBuffers } from '../../../src/disks/disk-image.ts';
 import { NbdServer } from '../../../src/disks/nbd/server.ts';
 import { DiskIntake, type DiskIntakeOptions } from '../../../src/native/disk-intake.ts';
 import { clientFlags, go } from './nbd-client.ts';
@@ -12,6 +14,10 @@ import { clientFlags, go } from './nbd-client.ts';
 /** Bytes of everything that answers a granted wish. */
 const GRANT_BYTES = 32 + 34 + 20;
 const GREETING_BYTES = 18;
+const SPARES_MAX = 8;
+
+/** How long a client may hesitate where a test is not about that, milliseconds. */
+const PATIENT_MS = 20_000;
 
 /** A client's end. */
 export interface NbdPeer {
@@ -26,24 +32,34 @@ export interface NbdPeer {
 export class NbdRig {
   readonly server: NbdServer;
   readonly intake: DiskIntake;
+  readonly buffers: SpareBuffers;
   readonly gone: RomulusError[] = [];
   waitingTold = 0;
   readonly #directory: string;
   readonly #sockets: Socket[] = [];
 
-  private constructor(directory: string, server: NbdServer, intake: DiskIntake) {
+  private constructor(
+    directory: string,
+    parts: { server: NbdServer; intake: DiskIntake; buffers: SpareBuffers },
+  ) {
     this.#directory = directory;
-    this.server = server;
-    this.intake = intake;
+    this.server = parts.server;
+    this.intake = parts.intake;
+    this.buffers = parts.buffers;
   }
 
   static async start(
     disksBytes: readonly number[],
-    options: Partial<DiskIntakeOptions> = {},
+    {
+      handshakeTimeoutMs = PATIENT_MS,
+      ...options
+    }: Partial<DiskIntakeOptions> & { readonly handshakeTimeoutMs?: number } = {},
   ): Promise<NbdRig> {
     const directory = mkdtempSync(join(tmpdir(), 'romulus-nbd-'));
+    const buffers = pieceBuffers(SPARES_MAX);
     const intake: DiskIntake = new DiskIntake({
       disksBytes,
+      buffers,
       blockBytes: 4096,
       roomBytes: 64,
       onWaiting: () => {
@@ -59,9 +75,9 @@ export class NbdRig {
       path: join(directory, 'nbd.sock'),
       exports: disksBytes.map((diskBytes, disk) => ({ name: `disk${disk}`, diskBytes })),
       onOpened: (disk, connection) => intake.adopt(disk, connection),
-      handshakeTimeoutMs: 2000,
+      handshakeTimeoutMs,
     });
-    const rig = new NbdRig(directory, server, intake);
+    const rig = new NbdRig(directory, { server, intake, buffers });
     return rig;
   }
 
