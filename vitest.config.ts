@@ -8,6 +8,10 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     pool: 'forks',
+    // As in a node: no thread waits for V8's helpers (src/cli/collect-alone.ts).
+    execArgv: ['--single-threaded-gc'],
+    // A host that is busy with something else may take seconds over what takes it milliseconds.
+    expect: { poll: { timeout: 15_000, interval: 20 } },
     projects: [
       {
         extends: true,

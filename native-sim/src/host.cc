@@ -1,6 +1,5 @@
 // What this host can do, found out by trying, and the two things a timing thread needs of it: a
 // monotonic clock without rounding and a place at the head of the run queue.
-#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <sched.h>
@@ -18,7 +17,9 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "areas.h"
@@ -120,35 +121,6 @@ Napi::Value MonotonicNs(const Napi::CallbackInfo& info) {
                                static_cast<uint64_t>(now.tv_nsec));
 }
 
-// How many helper threads V8's platform has: Node starts it before all else, with one thread for
-// delayed tasks and four workers (the default of --v8-pool-size). So they are the oldest threads
-// but for the main one, and /proc lists a process's threads in order of age.
-constexpr size_t kPlatformThreads = 5;
-
-std::vector<pid_t> PlatformThreads() {
-  std::vector<pid_t> oldest;
-  DIR* directory = opendir("/proc/self/task");
-  if (directory == nullptr) return oldest;
-  while (const dirent* entry = readdir(directory)) {
-    const pid_t thread_id = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
-    if (thread_id > 0 && thread_id != getpid()) oldest.push_back(thread_id);
-    if (oldest.size() == kPlatformThreads) break;
-  }
-  closedir(directory);
-  return oldest;
-}
-
-// Acts on V8's helper threads only, from whichever thread it is called; harmless when repeated.
-Napi::Value BoostHelpers(const Napi::CallbackInfo& info) {
-  sched_param parameters{};
-  parameters.sched_priority = kHelperPriority;
-  double boosted = 0;
-  for (const pid_t thread_id : PlatformThreads()) {
-    if (sched_setscheduler(thread_id, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0) ++boosted;
-  }
-  return Napi::Number::New(info.Env(), boosted);
-}
-
 // Threads of libuv's pool, which carry out file operations. They have neither names nor a listing,
 // so each is asked itself, by work that holds on to its thread until all have met.
 class PoolThreads {
@@ -207,7 +179,7 @@ Napi::Value LearnPool(const Napi::CallbackInfo& info) {
 Napi::Value BoostMain(const Napi::CallbackInfo& info) {
   const bool boosted = info[0].ToBoolean().Value();
   sched_param parameters{};
-  parameters.sched_priority = boosted ? kHelperPriority : 0;
+  parameters.sched_priority = boosted ? kMainPriority : 0;
   const int policy = (boosted ? SCHED_RR : SCHED_OTHER) | SCHED_RESET_ON_FORK;
   for (const pid_t thread_id : pool_threads.ids()) {
     sched_setscheduler(thread_id, policy, &parameters);
@@ -245,11 +217,21 @@ Napi::Value WasCalledUp(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), WasHeartbeatCalledUp());
 }
 
-// As BoostHelpers.
-Napi::Value EaseHelpers(const Napi::CallbackInfo& info) {
-  double eased = 0;
-  for (const pid_t thread_id : PlatformThreads()) eased += Ease(thread_id) ? 1 : 0;
-  return Napi::Number::New(info.Env(), eased);
+// (path, words): this process goes on as that program. Returns only when it cannot: the reason.
+Napi::Value BecomeProgram(const Napi::CallbackInfo& info) {
+  const std::string path = info[0].As<Napi::String>();
+  auto list = info[1].As<Napi::Array>();
+  std::vector<std::string> words;
+  for (uint32_t at = 0; at < list.Length(); ++at) {
+    words.push_back(list.Get(at).As<Napi::String>());
+  }
+  std::vector<char*> arguments;
+  for (auto& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  // Node keeps even these for itself.
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) fcntl(stream, F_SETFD, 0);
+  execv(path.c_str(), arguments.data());
+  return Napi::String::New(info.Env(), std::strerror(errno));
 }
 
 // Who listens at the other end of a connected unix socket: the process that called listen(2).
@@ -286,12 +268,11 @@ void InitHost(Napi::Env env, Napi::Object exports) {
   KeepFreedBuffers();
   exports.Set("hostFacts", Napi::Function::New(env, HostFacts));
   exports.Set("monotonicNs", Napi::Function::New(env, MonotonicNs));
-  exports.Set("boostHelpers", Napi::Function::New(env, BoostHelpers));
   exports.Set("learnPool", Napi::Function::New(env, LearnPool));
   exports.Set("boostMain", Napi::Function::New(env, BoostMain));
   exports.Set("socketPeer", Napi::Function::New(env, SocketPeer));
   exports.Set("boostThread", Napi::Function::New(env, BoostThread));
-  exports.Set("easeHelpers", Napi::Function::New(env, EaseHelpers));
+  exports.Set("becomeProgram", Napi::Function::New(env, BecomeProgram));
   exports.Set("wasCalledUp", Napi::Function::New(env, WasCalledUp));
   exports.Set("easeThread", Napi::Function::New(env, EaseThread));
 }

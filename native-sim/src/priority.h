@@ -1,7 +1,6 @@
 // Priorities of our threads, together, because their order matters: a capture must never keep the
 // heartbeat thread from the CPU, or a busy primary would look dead (heartbeat_ease.h for when that thread
-// is an ordinary one); and V8's helpers, for which the heartbeat thread waits when it collects garbage,
-// must not keep a capture from it.
+// is an ordinary one); and a main thread in a failover keeps neither from it.
 #pragma once
 
 #include <pthread.h>
@@ -10,7 +9,7 @@
 
 namespace romulus {
 
-constexpr int kHelperPriority = 1;
+constexpr int kMainPriority = 1;
 constexpr int kCapturePriority = 2;
 constexpr int kHeartbeatPriority = 3;
 // Of threads that are ordinary ones and yet ahead of nearly all.

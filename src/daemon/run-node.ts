@@ -9,12 +9,12 @@ import { serveControl } from './control-api.ts';
 /**
  * How much a heap may grow, in percent of what lived in it, until all of it is marked. What is
  * received counts as growth too: by V8's own measure, a backup of ten megabytes a second marks its heap
- * nearly once a second, 25 ms each time, beside four threads of V8's that take the guest's processors.
+ * nearly once a second, 25 ms each time.
  */
 const HEAP_GROWING_PERCENT = 400;
 /**
  * Megabytes that a thread of ours fills with new objects until they are sorted out. V8 begins with one:
- * the heartbeat thread alone then collects more than once a second, and each time wakes four helper threads.
+ * the heartbeat thread alone then collects more than once a second.
  */
 const SEMI_SPACE_MB = 8;
 
@@ -26,7 +26,8 @@ export interface RunOptions {
 }
 
 /**
- * Runs a node until it is told to stop, or cannot go on.
+ * Runs a node until it is told to stop, or cannot go on. Its process should have been started with
+ * Node's option `--single-threaded-gc`, as the command line sees to (src/cli/collect-alone.ts).
  * @throws {RomulusError} with the reason it could not start or had to end.
  */
 export async function runNode(config: NodeConfig, options: RunOptions): Promise<void> {

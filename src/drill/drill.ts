@@ -3,6 +3,7 @@
  * played, and clears up. Every wait is bounded; every process and file is gone afterwards, except
  * the evidence of a drill that failed.
  */
+import { constants } from 'node:os';
 import { toRomulusError } from '../base/errors.ts';
 import type { DrillObserver } from './observer.ts';
 import type { DrillOptions } from './options.ts';
@@ -15,6 +16,8 @@ import type { OnProgress, Theatre } from './theatre.ts';
 
 type Tell = (text: string) => void;
 
+/** What shells add a signal's number to. */
+const SIGNAL_EXIT_BASE = 128;
 /** How often a drill begins anew that never came to its strike. */
 const FALSE_STARTS_MAX = 2;
 
@@ -78,27 +81,48 @@ async function runOnce(
     tell,
   );
   observer.onStart(theatre.stage.directory);
-  const onExit = (): void => theatre.closeNow();
-  const onSignal = (): void => {
-    void theatre.close({ keepFiles: false }).then(() => process.exit(130));
-  };
-  process.once('exit', onExit);
-  process.once('SIGINT', onSignal);
-  process.once('SIGTERM', onSignal);
+  const interruption = clearUpWhenInterrupted(theatre);
   let keepFiles = true;
   try {
     const verdict = await play();
     keepFiles = options.keep || !verdict.ok;
     return { ...verdict, evidence: keepFiles ? theatre.stage.directory : null };
   } catch (error) {
+    // Its processes were ended under it: what then fails is no news, and leaves no evidence.
+    await interruption.cleared();
     keepFiles = options.keep || isLast || !isFalseStart(error);
     const where = keepFiles ? `; its files are in ${theatre.stage.directory}` : '';
     tell(`the drill with seed ${options.seed} broke off${where}`);
     throw error;
   } finally {
     await theatre.close({ keepFiles });
-    process.removeListener('exit', onExit);
-    process.removeListener('SIGINT', onSignal);
-    process.removeListener('SIGTERM', onSignal);
+    interruption.forget();
   }
+}
+
+/** Clears up and ends the process at the signals that ask for it, and as far as possible at any end. */
+function clearUpWhenInterrupted(theatre: Theatre): {
+  /** Ends with the process once it was interrupted; at once before. */
+  readonly cleared: () => Promise<void>;
+  readonly forget: () => void;
+} {
+  let clearing: Promise<void> | null = null;
+  const onExit = (): void => theatre.closeNow();
+  const onSignal = (signal: 'SIGINT' | 'SIGTERM'): void => {
+    clearing ??= theatre
+      .close({ keepFiles: false })
+      .finally(() => process.exit(SIGNAL_EXIT_BASE + constants.signals[signal]));
+  };
+  process.once('exit', onExit);
+  // Not once: who is told to end is often told twice, and clearing up takes its bounded time.
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return {
+    cleared: async () => await (clearing ?? Promise.resolve()),
+    forget: () => {
+      process.removeListener('exit', onExit);
+      process.removeListener('SIGINT', onSignal);
+      process.removeListener('SIGTERM', onSignal);
+    },
+  };
 }

@@ -37,8 +37,7 @@ interface HostNative {
   boostThread(): 'rr' | 'nice' | 'none';
   easeThread(): boolean;
   wasCalledUp(): boolean;
-  boostHelpers(): number;
-  easeHelpers(): number;
+  becomeProgram(path: string, words: readonly string[]): string;
   learnPool(): number;
   boostMain(isBoosted: boolean): boolean;
   socketPeer(fd: number): { readonly pid: number; readonly uid: number };
@@ -79,24 +78,6 @@ export function easeThread(): boolean {
 /** Whether a capture made the heartbeat thread a real-time one since this was asked last. */
 export function wasCalledUp(): boolean {
   return loadNative<HostNative>().wasCalledUp();
-}
-
-/**
- * Puts V8's helper threads ahead of ordinary threads, behind captures and the heartbeat thread,
- * where this user may. A thread that collects garbage or optimises code waits for them, whatever
- * its own priority: on saturated hosts that made the heartbeat thread stand still for 180 ms.
- * @returns how many threads were boosted; 0 when that is not allowed.
- */
-export function boostHelpers(): number {
-  return loadNative<HostNative>().boostHelpers();
-}
-
-/**
- * As `easeThread`, for V8's helper threads.
- * @returns how many threads were eased; 0, and nothing is changed, when that is not allowed.
- */
-export function easeHelpers(): number {
-  return loadNative<HostNative>().easeHelpers();
 }
 
 /**
@@ -152,4 +133,13 @@ export function isolateDescriptors(): readonly number[] {
 /** Closes the copies that an ended, isolated thread's event loop left in this thread's table. */
 export function closeLoopDescriptors(descriptors: readonly number[]): void {
   loadNative<HostNative>().closeLoopDescriptors(descriptors);
+}
+
+/**
+ * This process goes on as another program, with its pid, its environment and its standard streams; all
+ * else of it ends here (execv(2)).
+ * @returns only when that cannot be done: the reason.
+ */
+export function becomeProgram(path: string, words: readonly string[]): string {
+  return loadNative<HostNative>().becomeProgram(path, words);
 }

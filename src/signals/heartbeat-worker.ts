@@ -7,10 +7,8 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { assert, unreachable } from '../base/assert.ts';
 import { toRomulusError } from '../base/errors.ts';
 import {
-  boostHelpers,
   boostMain,
   boostThread,
-  easeHelpers,
   easeThread,
   isolateDescriptors,
   wasCalledUp,
@@ -46,7 +44,7 @@ function report(message: HeartbeatReport): void {
 /** A backup's main thread has a machine to start now, and every millisecond is felt outside. */
 function boostMainForFailover(): void {
   if (data.role !== 'backup') return;
-  // The main thread waits for V8's helpers as well, and the host is about to be busy.
+  // The host is about to be busy.
   keeper?.urge(monotonicMs());
   if (!boostMain(true)) return;
   if (mainBoost === null) mainBoost = setTimeout(endMainBoost, MAIN_BOOST_MS);
@@ -58,18 +56,6 @@ function endMainBoost(): void {
   clearTimeout(mainBoost);
   mainBoost = null;
   boostMain(false);
-}
-
-/** This thread, and V8's helpers, which it waits for. */
-function boost(): boolean {
-  boostHelpers();
-  return boostThread() === 'rr';
-}
-
-function ease(): boolean {
-  if (!easeThread()) return false;
-  easeHelpers();
-  return true;
 }
 
 async function startHeart(): Promise<PrimaryHeart | BackupHeart> {
@@ -152,10 +138,9 @@ try {
   // Before any socket is made: a killed engine's heartbeats must end at once, whatever it shadows.
   const loopDescriptors = isolateDescriptors();
   const priority = boostThread();
-  boostHelpers();
   const heart = await startHeart();
   keeper = new PriorityKeeper({
-    acts: { boost, ease, wasCalledUp },
+    acts: { boost: () => boostThread() === 'rr', ease: easeThread, wasCalledUp },
     startedAtMs: monotonicMs(),
     isBoosted: priority === 'rr',
   });

@@ -34,8 +34,8 @@ export type { Endpoint, Goodbye, HeartbeatRole, HeartbeatTuning } from './heartb
 const THREAD_START_MS_MAX = 10_000;
 const THREAD_STOP_MS_MAX = 1000;
 /**
- * The heartbeat thread keeps little, so its collections are short, but each wakes four helper threads:
- * rare ones are better. V8 fills a third of this between two.
+ * The heartbeat thread keeps little, so its collections are short; rare ones are better still. V8 fills
+ * a third of this between two.
  */
 const YOUNG_GENERATION_MB = 24;
 /** How often the main thread shows the heartbeat thread that it runs. */

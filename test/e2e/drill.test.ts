@@ -4,6 +4,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { CLI_PATH } from '../../src/drill/node-process.ts';
 import {
@@ -67,7 +68,10 @@ describe('a drill', { timeout: DRILL_WAIT_MS }, () => {
     },
   );
 
-  it('leaves nothing behind when it is interrupted', async () => {
+  it.each([
+    { signal: 'SIGINT', code: 130 },
+    { signal: 'SIGTERM', code: 143 },
+  ] as const)('leaves nothing behind, evidence neither, at $signal', async ({ signal, code }) => {
     const child = spawn(process.execPath, [CLI_PATH, 'drill', '--memory', '32M', '--json'], {
       stdio: ['ignore', 'pipe', 'ignore'],
     });
@@ -83,8 +87,11 @@ describe('a drill', { timeout: DRILL_WAIT_MS }, () => {
     const directory = /"directory":"([^"]+)"/.exec(said)?.[1] ?? '';
     expect(directory).not.toBe('');
     expect(existsSync(directory)).toBe(true);
-    child.kill('SIGINT');
-    await gone;
+    child.kill(signal);
+    await delay(20);
+    child.kill(signal);
+    expect(await gone).toBe(code);
+    expect(said).not.toContain('broke off');
     expect(existsSync(directory)).toBe(false);
     expect(processesNaming(directory)).toEqual([]);
   });

@@ -5,14 +5,7 @@ import { stat } from 'node:fs/promises';
 import { availableParallelism, release, totalmem } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
-import {
-  boostHelpers,
-  boostMain,
-  easeHelpers,
-  hostFacts,
-  learnPool,
-  monotonicNs,
-} from '../../src/native/host.ts';
+import { boostMain, hostFacts, learnPool, monotonicNs } from '../../src/native/host.ts';
 
 const ADDON = new URL('../../native-sim/build/Release/romulus_native.node', import.meta.url);
 
@@ -82,21 +75,6 @@ function policies(): number[] {
     return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[38]);
   });
 }
-
-test('the helper threads are boosted, and eased, and no other', () => {
-  const REAL_TIME = 2;
-  const before = policies();
-  const boosted = boostHelpers();
-  const after = policies();
-  // All of V8's helpers, or none where this user may not.
-  expect([0, 5]).toContain(boosted);
-  expect(after[0]).toBe(before[0]);
-  expect(after.slice(1, 1 + boosted)).toEqual(Array.from({ length: boosted }, () => REAL_TIME));
-  expect(after.slice(1 + boosted)).toEqual(before.slice(1 + boosted));
-  expect(boostHelpers()).toBe(boosted);
-  const eased = easeHelpers();
-  expect(policies()).toEqual(eased === 5 ? before : after);
-});
 
 test('the main thread is boosted and put back', () => {
   const [before] = policies();

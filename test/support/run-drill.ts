@@ -1,6 +1,6 @@
 /** Runs the drill as a user does, by the built command line, and says what a proof is. */
 import { execFile } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect } from 'vitest';
 import { CLI_PATH } from '../../src/drill/node-process.ts';
 import type { DrillResult } from '../../src/drill/result.ts';
@@ -96,7 +96,18 @@ export function expectProof({ code, result }: Finished): void {
 /** Command lines of living processes that mention the text. */
 export function processesNaming(text: string): string[] {
   return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && existsSync(`/proc/${name}/cmdline`))
-    .map((name) => readFileSync(`/proc/${name}/cmdline`, 'latin1'))
+    .filter((name) => /^\d+$/.test(name))
+    .map(commandLineOf)
     .filter((line) => line.includes(text));
+}
+
+/** Command line of a process, its words ended by NUL; empty when it is gone. */
+export function commandLineOf(pid: number | string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+  } catch (error) {
+    // It ended while we looked.
+    if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return '';
+    throw error;
+  }
 }

@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { RomulusError } from '../../base/errors.ts';
+import { releaseAbandoned } from '../../guests/qemu/state-folder.ts';
 import type { Child } from '../children.ts';
 import type { TwoHosts } from '../hosts/two-hosts.ts';
 import type { QemuDrillOptions } from '../options.ts';
@@ -250,6 +251,8 @@ export class QemuTheatre extends Theatre<QemuDrillOptions> {
       await control.close();
     }
     await this.#hosts?.remove();
+    // Engines that were killed while they learnt from a machine have no guardian yet.
+    releaseAbandoned();
   }
 
   protected override hostOf(index: 0 | 1): string {
