@@ -1,6 +1,6 @@
 // The JavaScript face of Capture. Everything here is synchronous and belongs to the thread that made
 // the capture: it is meant for a worker thread that has nothing else to do during a pause.
-#include <array>
+#include <memory>
 
 #include "areas.h"
 #include "border.h"
@@ -20,15 +20,8 @@ constexpr napi_type_tag kCaptureTag = {0x524f4d554c555343ULL, 0x4150545552453031
 struct Holder {
   std::unique_ptr<Capture> capture;
   std::shared_ptr<StagedPages> staged = std::make_shared<StagedPages>();
-  std::array<std::shared_ptr<StagedPages>, kAheadRounds> ahead;
 
-  Holder() {
-    for (auto& list : ahead) list = std::make_shared<StagedPages>();
-  }
-  void Forget() {
-    *staged = StagedPages{};
-    for (auto& list : ahead) *list = StagedPages{};
-  }
+  void Forget() { *staged = StagedPages{}; }
 };
 
 Holder& Held(const Napi::Value& value) {
@@ -89,16 +82,12 @@ Napi::Value Take(const Napi::CallbackInfo& info) {
     const CaptureStats stats =
         capture.Take(PageNumber(info[1], "fromPage"), PageNumber(info[2], "pageCount"),
                      info[3].ToBoolean());
-    *holder.staged = capture.staged();
-    for (size_t i = 0; i < capture.staged_ahead().size(); ++i) {
-      *holder.ahead[i] = capture.staged_ahead()[i];
-    }
     Report(stats, info[4]);
     return info.Env().Undefined();
   });
 }
 
-// (handle, stats: Float64Array(4)), while the machine runs. What it staged shows after the next Take.
+// (handle, stats: Float64Array(4)), while the machine runs.
 Napi::Value TakeAhead(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     Holder& holder = Held(info[0]);
@@ -109,33 +98,24 @@ Napi::Value TakeAhead(const Napi::CallbackInfo& info) {
   });
 }
 
-// External<StagedPages>: what the encoder takes. It follows the capture from one Take to the next.
-Napi::Value Wrap(Napi::Env env, const std::shared_ptr<StagedPages>& staged) {
-  auto* kept = new std::shared_ptr<StagedPages>(staged);
-  auto handle = Napi::External<StagedPages>::New(
-      env, kept->get(),
-      [](Napi::Env, StagedPages*, std::shared_ptr<StagedPages>* hint) { delete hint; }, kept);
-  handle.TypeTag(&kStagedPagesTag);
-  return handle;
-}
-
+// External<StagedPages>: what the encoder takes. It stands for nothing after the next capture, until it
+// is asked for again.
 Napi::Value Staged(const Napi::CallbackInfo& info) {
-  return AtBorder(info.Env(), [&] { return Wrap(info.Env(), Held(info[0]).staged); });
-}
-
-Napi::Value StagedAhead(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
-    auto lists = Napi::Array::New(info.Env());
-    for (const auto& list : Held(info[0]).ahead) {
-      if (list->count > 0) lists.Set(lists.Length(), Wrap(info.Env(), list));
-    }
-    return lists;
+    Holder& holder = Held(info[0]);
+    if (holder.capture) *holder.staged = holder.capture->staged();
+    auto* kept = new std::shared_ptr<StagedPages>(holder.staged);
+    auto handle = Napi::External<StagedPages>::New(
+        info.Env(), kept->get(),
+        [](Napi::Env, StagedPages*, std::shared_ptr<StagedPages>* hint) { delete hint; }, kept);
+    handle.TypeTag(&kStagedPagesTag);
+    return handle;
   });
 }
 
 Napi::Value StagedIndexes(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
-    const StagedPages& staged = Open(info[0]).staged();
+    const StagedPages staged = Open(info[0]).staged();
     auto indexes = Napi::Uint32Array::New(info.Env(), staged.count);
     std::copy(staged.page_index, staged.page_index + staged.count, indexes.Data());
     return indexes;
@@ -144,13 +124,13 @@ Napi::Value StagedIndexes(const Napi::CallbackInfo& info) {
 
 Napi::Value StagedPage(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
-    const StagedPages& staged = Open(info[0]).staged();
+    const StagedPages staged = Open(info[0]).staged();
     const uint64_t position = WholeNumber(info[1], "position");
     if (position >= staged.count) {
       throw Failure("ERR_USAGE_RANGE", "there is no staged page " + std::to_string(position),
                     "Stay within the staged pages.");
     }
-    return Napi::Buffer<uint8_t>::Copy(info.Env(), staged.data + position * kPageBytes, kPageBytes);
+    return Napi::Buffer<uint8_t>::Copy(info.Env(), staged.Page(position), kPageBytes);
   });
 }
 
@@ -179,7 +159,6 @@ void InitCapture(Napi::Env env, Napi::Object exports) {
   exports.Set("captureTake", Napi::Function::New(env, Take));
   exports.Set("captureTakeAhead", Napi::Function::New(env, TakeAhead));
   exports.Set("captureStaged", Napi::Function::New(env, Staged));
-  exports.Set("captureStagedAhead", Napi::Function::New(env, StagedAhead));
   exports.Set("captureStagedIndexes", Napi::Function::New(env, StagedIndexes));
   exports.Set("captureStagedPage", Napi::Function::New(env, StagedPage));
   exports.Set("captureTrim", Napi::Function::New(env, Trim));

@@ -1,7 +1,6 @@
 #include "capture_core.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,7 +20,6 @@ namespace romulus {
 
 namespace {
 
-constexpr size_t kPopulatedBytesMax = size_t{64} << 20;
 // A part of a scan, small enough to share the work evenly, large enough that walking it (about 20 us
 // when populated and clean) outweighs claiming it.
 constexpr uint32_t kScanPartPages = 16384;
@@ -43,6 +41,29 @@ constexpr uint64_t kPagemapSwapped = uint64_t{1} << 62;
 constexpr uint64_t kPagemapSwapPlace = (uint64_t{1} << 55) - 1;
 constexpr uint64_t kPagemapMarkedHole = 31 | (uint64_t{1} << 5);
 
+// Where pages lie, for one call to the kernel: neighbours are one piece.
+template <size_t pages_max>
+class Pieces {
+ public:
+  void AddPage(uint8_t* page) {
+    if (count_ > 0 && End(pieces_[count_ - 1]) == page) {
+      pieces_[count_ - 1].iov_len += kPageBytes;
+    } else {
+      pieces_[count_++] = {page, kPageBytes};
+    }
+  }
+  const iovec* data() const { return pieces_; }
+  size_t size() const { return count_; }
+
+ private:
+  static uint8_t* End(const iovec& piece) {
+    return static_cast<uint8_t*>(piece.iov_base) + piece.iov_len;
+  }
+
+  iovec pieces_[pages_max];
+  size_t count_ = 0;
+};
+
 uint64_t NowNs() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -55,51 +76,7 @@ bool IsPopulated(uint64_t pagemap_entry) {
          (pagemap_entry & kPagemapSwapPlace) != kPagemapMarkedHole;
 }
 
-size_t WholePages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
-
-uint8_t* Reserve(size_t bytes) {
-  void* area = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (area == MAP_FAILED) {
-    throw Failure::System("ERR_LIMIT_MEMORY",
-                          "cannot reserve " + std::to_string(bytes) + " bytes to stage pages in",
-                          "Raise the limit of address space (ulimit -v), or vm.overcommit_memory.");
-  }
-  return static_cast<uint8_t*>(area);
-}
-
 }  // namespace
-
-Staging::Staging(uint64_t page_count)
-    : data_bytes_(page_count * kPageBytes),
-      index_bytes_(WholePages(page_count * sizeof(uint32_t))),
-      populated_bytes_(std::min(data_bytes_, kPopulatedBytesMax)) {
-  data_ = Reserve(data_bytes_);
-  try {
-    page_index_ = reinterpret_cast<uint32_t*>(Reserve(index_bytes_));
-  } catch (...) {
-    munmap(data_, data_bytes_);
-    throw;
-  }
-  // Huge pages spare the non-temporal stores most of their TLB misses. Where there are none,
-  // everything still works.
-  madvise(data_, data_bytes_, MADV_HUGEPAGE);
-  for (size_t i = 0; i < populated_bytes_; i += kPageBytes) data_[i] = 1;
-  for (size_t i = 0; i < std::min(index_bytes_, populated_bytes_ / 1024); i += kPageBytes) {
-    page_index_[i / sizeof(uint32_t)] = 1;
-  }
-}
-
-Staging::~Staging() {
-  munmap(data_, data_bytes_);
-  munmap(page_index_, index_bytes_);
-}
-
-void Staging::Trim() {
-  if (data_bytes_ > populated_bytes_) {
-    madvise(data_ + populated_bytes_, data_bytes_ - populated_bytes_, MADV_DONTNEED);
-  }
-}
 
 Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
                  std::shared_ptr<MappedMemory> memory, int threads)
@@ -107,8 +84,7 @@ Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
       range_(range),
       page_count_(range < tracker_->ranges().size() ? tracker_->PageCount(range) : 0),
       memory_(std::move(memory)),
-      // Every page may be staged in each list.
-      staging_((kAheadRounds + 1) * std::max<uint64_t>(page_count_, 1)),
+      staging_(std::max<uint64_t>(page_count_, 1)),
       crew_(threads) {
   if (page_count_ == 0) {
     throw Failure("ERR_USAGE_RANGE", "the tracker has no block " + std::to_string(range),
@@ -119,7 +95,6 @@ Capture::Capture(std::shared_ptr<DirtyTracker> tracker, size_t range,
                   "the mapped memory and the tracked block differ in size",
                   "Map the block's own memory object at its full size.");
   }
-  staged_ahead_.reserve(kAheadRounds);
   part_runs_.resize((page_count_ + kScanPartPages - 1) / kScanPartPages + 1);
 }
 
@@ -130,14 +105,15 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
                       " lie outside a block of " + std::to_string(page_count_) + " pages",
                   "Stay within the block.");
   }
+  if (!full) CheckWhole();
   CaptureStats stats;
-  staged_ = StagedPages{};
+  is_broken_ = true;
+  is_taken_ = false;
   if (full || !is_ahead_pending_) {
-    staged_ahead_.clear();
     is_ahead_pending_ = false;
-    staged_end_ = 0;
+    staging_.Clear();
   }
-  staged_begin_ = staged_end_;
+  staging_.BeginRound(Staging::Round::kLast);
   // A full capture runs beside the guest and must not be urgent, so it does without the helper too.
   std::optional<Urgent> urgent;
   if (!full) urgent.emplace();
@@ -153,39 +129,53 @@ CaptureStats Capture::Take(uint32_t first_page, uint32_t page_count, bool full) 
     is_scan_long_ = NowNs() - begin > (helped ? kLightScanNs / 2 : kLightScanNs);
   }
   tracker_->CheckAlive();
-  const bool alone = full || (light && staged_end_ - staged_begin_ < kLightCopyPages);
-  staged_ = Finish(begin, NowNs(), alone, stats);
+  const bool alone = full || (light && staging_.round_pages() < kLightCopyPages);
+  Finish(begin, NowNs(), alone, stats);
   is_ahead_pending_ = false;
+  is_taken_ = true;
+  is_broken_ = false;
   return stats;
 }
 
 CaptureStats Capture::TakeAhead() {
   CaptureStats stats;
   if (!tracker_->exact_while_running()) return stats;
-  if (!is_ahead_pending_) {
-    staged_ = StagedPages{};
-    staged_ahead_.clear();
-    staged_end_ = 0;
-  }
+  CheckWhole();
+  is_broken_ = true;
+  is_taken_ = false;
   // Pages that no pause followed are still nobody's: they stay.
-  if (staged_ahead_.size() == kAheadRounds) return stats;
-  staged_begin_ = staged_end_;
+  if (!is_ahead_pending_) staging_.Clear();
+  staging_.BeginRound(Staging::Round::kMoreFollow);
   const uint64_t begin = NowNs();
   FindDirty(0, page_count_, kForeverNs, stats);
-  staged_ahead_.push_back(Finish(begin, NowNs(), true, stats));
+  Finish(begin, NowNs(), true, stats);
+  staging_.Arrange();
   is_ahead_pending_ = true;
+  is_broken_ = false;
   return stats;
 }
 
-StagedPages Capture::Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, CaptureStats& stats) {
-  CopyStaged(alone);
-  const StagedPages staged{staging_.page_index() + staged_begin_,
-                           staging_.data() + staged_begin_ * kPageBytes,
-                           staged_end_ - staged_begin_};
-  stats.pages = staged.count;
+void Capture::CheckWhole() const {
+  if (!is_broken_) return;
+  throw Failure("ERR_INTERNAL_STAGED_PAGES",
+                "the capture before failed, so which pages are dirty is not known any more",
+                "This is a defect in Romulus: please report it.");
+}
+
+StagedPages Capture::staged() { return is_taken_ ? staging_.All() : StagedPages{}; }
+
+void Capture::Trim() {
+  if (is_ahead_pending_) return;
+  is_taken_ = false;
+  staging_.Clear();
+  staging_.Trim();
+}
+
+void Capture::Finish(uint64_t begin_ns, uint64_t found_ns, bool alone, CaptureStats& stats) {
+  CopyRound(alone);
+  stats.pages = staging_.round_pages();
   stats.scan_ns = found_ns - begin_ns;
   stats.copy_ns = NowNs() - found_ns;
-  return staged;
 }
 
 void Capture::FindDirty(uint32_t first_page, uint32_t page_count, uint64_t alone_ns,
@@ -267,22 +257,19 @@ void Capture::FindPopulated(uint32_t first_page, uint32_t page_count, CaptureSta
 }
 
 void Capture::Stage(const PageRuns& runs) {
-  uint32_t* next = staging_.page_index() + staged_end_;
   for (const PageRun& run : runs) {
-    for (uint32_t page = run.first_page; page < run.first_page + run.page_count; ++page) {
-      *next++ = page;
-    }
-    staged_end_ += run.page_count;
+    const uint32_t end = run.first_page + run.page_count;
+    for (uint32_t page = run.first_page; page < end; ++page) staging_.Add(page);
   }
 }
 
-void Capture::CopyStaged(bool alone) {
-  const size_t count = staged_end_ - staged_begin_;
+void Capture::CopyRound(bool alone) {
+  const size_t count = staging_.round_pages();
   if (count >= kLongCopyPages) CallUpHeartbeat();
   const auto parts = static_cast<uint32_t>((count + kCopyPartPages - 1) / kCopyPartPages);
-  const auto copy = [this, alone](uint32_t part) {
-    const size_t first = staged_begin_ + size_t{part} * kCopyPartPages;
-    const size_t end = std::min(staged_end_, first + kCopyPartPages);
+  const auto copy = [this, alone, count](uint32_t part) {
+    const size_t first = size_t{part} * kCopyPartPages;
+    const size_t end = std::min(count, first + kCopyPartPages);
     if (memory_) {
       CopyMapped(first, end, alone);
     } else {
@@ -297,37 +284,30 @@ void Capture::CopyStaged(bool alone) {
 }
 
 void Capture::CopyMapped(size_t first, size_t end, bool through_cache) const {
-  const uint32_t* index = staging_.page_index();
   for (size_t i = first; i < end; ++i) {
-    uint8_t* staged = staging_.data() + i * kPageBytes;
-    const uint8_t* page = memory_->data() + size_t{index[i]} * kPageBytes;
+    const size_t slot = staging_.SlotAt(i);
+    const uint8_t* page = memory_->data() + size_t{staging_.PageIn(slot)} * kPageBytes;
     if (through_cache) {
-      std::memcpy(staged, page, kPageBytes);
+      std::memcpy(staging_.Bytes(slot), page, kPageBytes);
     } else {
-      CopyPage(staged, page);
+      CopyPage(staging_.Bytes(slot), page);
     }
   }
   CopyFence();
 }
 
 void Capture::CopyForeign(size_t first, size_t end) const {
-  const uint32_t* index = staging_.page_index();
   const uint64_t base = tracker_->ranges()[range_].address;
-  iovec remote[kCopyPartPages];
-  size_t pieces = 0;
+  Pieces<kCopyPartPages> remote;
+  Pieces<kCopyPartPages> local;
   for (size_t i = first; i < end; ++i) {
-    const uint64_t address = base + uint64_t{index[i]} * kPageBytes;
-    if (pieces > 0 && reinterpret_cast<uint64_t>(remote[pieces - 1].iov_base) +
-                              remote[pieces - 1].iov_len ==
-                          address) {
-      remote[pieces - 1].iov_len += kPageBytes;
-    } else {
-      remote[pieces++] = {reinterpret_cast<void*>(address), kPageBytes};
-    }
+    const size_t slot = staging_.SlotAt(i);
+    remote.AddPage(reinterpret_cast<uint8_t*>(base + uint64_t{staging_.PageIn(slot)} * kPageBytes));
+    local.AddPage(staging_.Bytes(slot));
   }
-  const iovec local = {staging_.data() + first * kPageBytes, (end - first) * kPageBytes};
-  const ssize_t got = process_vm_readv(tracker_->pid(), &local, 1, remote, pieces, 0);
-  if (got != static_cast<ssize_t>(local.iov_len)) {
+  const ssize_t got = process_vm_readv(tracker_->pid(), local.data(), local.size(),
+                                       remote.data(), remote.size(), 0);
+  if (got != static_cast<ssize_t>((end - first) * kPageBytes)) {
     const int error_number = got < 0 ? errno : EFAULT;
     throw Failure::System(error_number == ESRCH ? "ERR_GUEST_LOST" : "ERR_HOST_CAPTURE_READ",
                           "cannot read the memory of process " + std::to_string(tracker_->pid()),

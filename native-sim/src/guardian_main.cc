@@ -7,8 +7,8 @@
 //
 // - The engine is frozen, or a thread of it hangs: sockets on which QEMU would wait for it are shut
 //   down (guardian_watch.h), and a QEMU that it holds up for a pause is let go (guardian_hold.h).
-// - The engine died: the end of stdin. A machine that it had stopped runs on. What
-//   held the machine's output is taken out if the register said that this copy may run alone; else it
+// - The engine died: the end of stdin. A machine that it had stopped runs on, also one that QEMU left so at
+//   the end of its last pause. What held the machine's output is taken out if the register said that this copy may run alone; else it
 //   stays, and drops every frame: that is the fence of a copy that may have been succeeded.
 //
 // It touches neither a machine that runs nor one that somebody else paused.
@@ -133,9 +133,12 @@ int main(int argument_count, char** arguments) {
   if (!has_died && !page.IsStopped()) return 0;
   if (has_died) watch.ShutDownAll();
   hold.End();
-  const romulus::RescueOrder order{page.IsStopped(),
-                                   has_died && page.RunsAlone() ? page.Filters() : 0};
-  const bool is_needed = order.resume || order.open_filters > 0;
+  const romulus::RescueOrder order{
+      .resume = page.IsStopped(),
+      .was_in_pause = has_died && page.HeldSince() != 0,
+      .open_filters = has_died && page.RunsAlone() ? page.Filters() : 0,
+  };
+  const bool is_needed = order.resume || order.was_in_pause || order.open_filters > 0;
   const bool is_done = !is_needed || romulus::Rescue(arguments[1], order);
   if (is_done) return 0;
   std::fprintf(stderr,

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "fd.h"
 #include "guardian_clock.h"
@@ -41,8 +42,9 @@ Fd Connect(const char* path) {
   return fd;
 }
 
-// Reads until a line holds `wanted` (the greeting, or a command's id).
-bool Expect(int fd, const char* wanted, int64_t deadline_ms) {
+// Reads until a line holds `wanted` (the greeting, or a command's id). What was read is put into `answer`,
+// unless that is null.
+bool Expect(int fd, const char* wanted, int64_t deadline_ms, std::string* answer = nullptr) {
   std::string received;
   while (received.size() < kAnswerBytesMax) {
     const int64_t left_ms = deadline_ms - MonotonicMs();
@@ -55,22 +57,35 @@ bool Expect(int fd, const char* wanted, int64_t deadline_ms) {
     if (got <= 0) return false;
     received.append(chunk, static_cast<size_t>(got));
     const size_t at = received.find(wanted);
-    if (at != std::string::npos && received.find('\n', at) != std::string::npos) return true;
+    if (at == std::string::npos || received.find('\n', at) == std::string::npos) continue;
+    if (answer != nullptr) *answer = std::move(received);
+    return true;
   }
   return false;
 }
 
 // A refusal is an answer too: there is nothing to resume, or no such object any more.
-bool Ask(int fd, const std::string& command, const std::string& id, int64_t deadline_ms) {
+bool Ask(int fd, const std::string& command, const std::string& id, int64_t deadline_ms,
+         std::string* answer = nullptr) {
   const std::string line = "{" + command + ",\"id\":\"" + id + "\"}\n";
   return send(fd, line.data(), line.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(line.size()) &&
-         Expect(fd, id.c_str(), deadline_ms);
+         Expect(fd, id.c_str(), deadline_ms, answer);
 }
 
 bool CarryOut(int fd, const RescueOrder& order, int64_t deadline_ms) {
   if (!Expect(fd, "\"QMP\"", deadline_ms)) return false;
   if (!Ask(fd, "\"execute\":\"qmp_capabilities\"", "guardian-hello", deadline_ms)) return false;
-  if (order.resume && !Ask(fd, "\"execute\":\"cont\"", "guardian-cont", deadline_ms)) return false;
+  bool is_resume_wanted = order.resume;
+  if (order.was_in_pause) {
+    std::string status;
+    if (!Ask(fd, "\"execute\":\"query-status\"", "guardian-status", deadline_ms, &status)) {
+      return false;
+    }
+    if (status.find("\"save-vm\"") != std::string::npos) is_resume_wanted = true;
+  }
+  if (is_resume_wanted && !Ask(fd, "\"execute\":\"cont\"", "guardian-cont", deadline_ms)) {
+    return false;
+  }
   for (uint32_t index = 0; index < order.open_filters; ++index) {
     const std::string number = std::to_string(index);
     const std::string command =

@@ -228,7 +228,7 @@ Napi::Value EncodePages(const Napi::CallbackInfo& info) {
     const EncodeOptions options = OptionsAt(info, 3);
     BufferSink sink(info.Env(), holder);
     return sink.Result(holder.baseline->Encode(
-        {indexes.Data(), pages.data, indexes.ElementLength()}, options, sink));
+        {indexes.Data(), nullptr, pages.data, indexes.ElementLength()}, options, sink));
   });
 }
 

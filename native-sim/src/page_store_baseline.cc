@@ -156,7 +156,7 @@ EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions
   size_t last_bytes = 0;
   for (size_t at = 0; at < staged.count; ++at) {
     const uint64_t index = staged.page_index[at];
-    const uint8_t* now = staged.data + at * kPageBytes;
+    const uint8_t* now = staged.Page(at);
     EncodedPage page;
     if (options.full) {
       page = kernel.encode_full(now, Page(index), output.Room());
@@ -167,7 +167,7 @@ EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions
     } else {
       const bool is_last = at + 1 == staged.count;
       const uint8_t* next_old = is_last ? old : old_of(at + 1);
-      const uint8_t* next_now = is_last ? now : now + kPageBytes;
+      const uint8_t* next_now = is_last ? now : staged.Page(at + 1);
       page = kernel.encode_delta(now, old, Page(index), output.Room(),
                                  {next_now, next_old, last_bytes});
       last_bytes = page.bytes;

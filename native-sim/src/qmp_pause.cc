@@ -72,8 +72,9 @@ uint64_t StampNs(std::string_view line, uint64_t not_before_ns) {
 
 }  // namespace
 
-QmpPause::QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page)
-    : fd_(fd), pipe_(std::move(pipe)), page_(std::move(page)) {}
+QmpPause::QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page,
+                   pid_t process_id)
+    : fd_(fd), pipe_(std::move(pipe)), page_(std::move(page)), saver_(process_id) {}
 
 PauseOutcome QmpPause::Take(const PauseRequest& request,
                             const std::function<void()>& while_stopped,
@@ -90,6 +91,7 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   is_stopped_ = false;
   is_resumed_ = false;
   std::optional<Urgent> urgent(std::in_place);
+  StepAside aside(saver_);
   pipe_->CloseGate(usual_state_bytes);
   MarkHeld(true);
   begun_ns_ = NowNs();
@@ -102,7 +104,7 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
   }
   is_answer_owed_ = true;
   Wait answer = Wait::kAnswered;
-  switch (WaitUntilHeld(request, &answer)) {
+  switch (WaitUntilHeld(request, aside, &answer)) {
     case Hold::kHeld:
       break;
     case Hold::kAnswered:
@@ -133,6 +135,7 @@ PauseOutcome QmpPause::Take(const PauseRequest& request,
     const bool is_whole = pipe_->OpenGate();
     MarkHeld(true);
     urgent.reset();
+    aside.Return();
     const bool is_late = SinceNs() - times_.held_ns > kHeldNsMax;
     return has_run_on || !is_whole || is_late ? PauseOutcome::kRanOn : PauseOutcome::kDone;
   };
@@ -238,7 +241,8 @@ bool QmpPause::Write(std::string_view bytes, int timeout_ms) {
   return true;
 }
 
-QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request, Wait* answer) {
+QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request, StepAside& aside,
+                                       Wait* answer) {
   const uint64_t deadline_ns = NowNs() + static_cast<uint64_t>(request.timeout_ms) * 1'000'000;
   for (;;) {
     // Asked first: what QEMU said before it opened the pipe can be read when this is known.
@@ -254,6 +258,7 @@ QmpPause::Hold QmpPause::WaitUntilHeld(const PauseRequest& request, Wait* answer
     if (now_ns >= deadline_ns) return Hold::kTimeout;
     pollfd ready[] = {{fd_, POLLIN, 0}, {pipe_->watch(), POLLIN, 0}};
     poll(ready, 2, static_cast<int>((deadline_ns - now_ns) / 1'000'000) + 1);
+    aside.IfInTheWay();
   }
 }
 
@@ -361,6 +366,7 @@ void QmpPause::NoteEvent(std::string_view line) {
 void QmpPause::Close() {
   pipe_.reset();
   page_.reset();
+  saver_ = ThreadPlace(0);
 }
 
 std::string QmpPause::TakeForeign() {

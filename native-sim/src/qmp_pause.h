@@ -27,6 +27,7 @@
 
 #include "mapped_memory.h"
 #include "state_pipe.h"
+#include "step_aside.h"
 
 namespace romulus {
 
@@ -75,8 +76,9 @@ struct PauseRequest {
 class QmpPause {
  public:
   // `page` is what a guardian reads when this process has died or is frozen (guardian_page.h). May
-  // be null.
-  QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page);
+  // be null. `process_id`: whose first thread saves; 0 when that is not known.
+  QmpPause(int fd, std::shared_ptr<StatePipe> pipe, std::shared_ptr<MappedMemory> page,
+           pid_t process_id);
 
   // `meanwhile` is called when the machine has all it needs to run on, and holds nothing up. Throws
   // what the two throw, after the machine runs again.
@@ -99,7 +101,7 @@ class QmpPause {
   enum class Hold { kHeld, kAnswered, kTimeout, kLost };
 
   bool Write(std::string_view bytes, int timeout_ms);
-  Hold WaitUntilHeld(const PauseRequest& request, Wait* answer);
+  Hold WaitUntilHeld(const PauseRequest& request, StepAside& aside, Wait* answer);
   // For the answer to the save. Takes what QEMU has to say, on both ways.
   Wait WaitForSave(const PauseRequest& request, int timeout_ms);
   Wait WaitFor(std::string_view id, int timeout_ms);
@@ -125,6 +127,7 @@ class QmpPause {
   int fd_;
   std::shared_ptr<StatePipe> pipe_;
   std::shared_ptr<MappedMemory> page_;
+  ThreadPlace saver_;
   // Read and not yet handed on; `scanned_` is where the first line begins that was not looked at.
   std::string buffer_;
   size_t scanned_ = 0;

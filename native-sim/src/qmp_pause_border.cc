@@ -73,7 +73,7 @@ Napi::Value ReleaseAbandonedPipes(const Napi::CallbackInfo& info) {
   });
 }
 
-// (fd, state pipe, guardian's page | undefined) -> handle. The descriptor stays the caller's.
+// (fd, state pipe, guardian's page | undefined, pid of QEMU or 0) -> handle. The descriptor stays the caller's.
 Napi::Value Create(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     std::shared_ptr<MappedMemory> page;
@@ -81,7 +81,7 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
     auto handle = Napi::External<QmpPause>::New(
         info.Env(),
         new QmpPause(static_cast<int>(WholeNumber(info[0], "fd")), PipeOf(info[1]),
-                     std::move(page)),
+                     std::move(page), static_cast<pid_t>(WholeNumber(info[3], "pid"))),
         [](Napi::Env, QmpPause* held) { delete held; });
     handle.TypeTag(&kQmpPauseTag);
     return handle;

@@ -257,11 +257,8 @@ interface EncodedEpoch {
 /** Encodes what was copied since the checkpoint before. */
 function encodeEpoch(epoch: number): EncodedEpoch {
   const startMs = nowMs();
-  // A page copied ahead and again later is in several lists; applied in order, the last wins.
-  const results = current().blocks.flatMap(({ capture, baseline, block }) =>
-    [...capture.stagedAhead(), capture.staged()].map((staged) =>
-      baseline.encode(staged, { blockId: block.id, epoch, mode: 'delta' }),
-    ),
+  const results = current().blocks.map(({ capture, baseline, block }) =>
+    baseline.encode(capture.staged(), { blockId: block.id, epoch, mode: 'delta' }),
   );
   const batches = results.flatMap((result) => seal('pages', result));
   return { batches, totals: totalsOf(results, batches, nowMs() - startMs) };
@@ -276,16 +273,12 @@ async function checkpoint(request: {
   let scanMs = 0;
   let copyMs = 0;
   let pausePages = 0;
-  let aheadPages = 0;
   let mirroredWrites: number | null = null;
   let framesCaptured: number | null = null;
   let encoded: EncodedEpoch | null = null;
-  for (let again = ahead.isWorthwhile; again; ) {
-    let pages = 0;
-    for (const { capture } of blocks) pages += capture.captureAhead().pages;
-    again = ahead.isWorthwhileAgain(aheadPages, pages);
-    aheadPages += pages;
-  }
+  const rounds = ahead.copyAhead(() =>
+    blocks.reduce((pages, { capture }) => pages + capture.captureAhead().pages, 0),
+  );
   const capture = (): void => {
     // The machine stands: every write of its and every frame has arrived, and no other will.
     if (writeCounter !== null) mirroredWrites = writesReceived(writeCounter);
@@ -298,10 +291,15 @@ async function checkpoint(request: {
     }
   };
   // Its output waits for this epoch, so there is no waiting for it to run on.
-  const report = await guest.pause(capture, () => {
-    encoded = encodeEpoch(request.epoch);
-  });
-  ahead.record({ aheadPages, pausePages, scanMs });
+  const report = await guest
+    .pause(capture, () => {
+      encoded = encodeEpoch(request.epoch);
+    })
+    .catch((error: unknown) => {
+      ahead.recordRefusal();
+      throw error;
+    });
+  ahead.record({ rounds, pausePages, scanMs });
   const { batches, totals } = encoded ?? encodeEpoch(request.epoch);
   const { deviceState } = report;
   assert(deviceState.byteLength <= DEVICE_STATE_BYTES_MAX, 'device state beyond its bound');

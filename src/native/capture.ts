@@ -39,7 +39,6 @@ interface CaptureNative {
   ): void;
   captureTakeAhead(handle: CaptureHandle, stats: Float64Array): void;
   captureStaged(handle: CaptureHandle): StagedPages;
-  captureStagedAhead(handle: CaptureHandle): StagedPages[];
   captureStagedIndexes(handle: CaptureHandle): Uint32Array;
   captureStagedPage(handle: CaptureHandle, position: number): Buffer;
   captureTrim(handle: CaptureHandle): void;
@@ -71,6 +70,7 @@ export interface CapturePart {
 
 /** What one capture did. */
 export interface CaptureStats {
+  /** Copied by it; of pages that were staged before, each counts again. */
   readonly pages: number;
   /** Runs of neighbouring pages. */
   readonly runs: number;
@@ -104,12 +104,12 @@ export class Capture {
 
   /**
    * Stages the dirty pages (or, with `full`, all populated ones) of the block or of a part of it;
-   * what was staged before is gone. Tracking begins anew for that part. The first capture of a part
+   * what was staged before is gone, but for pages copied ahead, unless it is `full`. Tracking begins anew for that part. The first capture of a part
    * that was never `full` finds every page of it dirty, holes too.
    *
-   * After an error the caller no longer knows what was dirty: the next capture must be `full`.
+   * After an error nobody knows what was dirty: the next capture must be `full`, others are refused.
    * @throws {RomulusError} ERR_GUEST_LOST, ERR_HOST_CAPTURE_READ, ERR_HOST_TRACKER_SCAN,
-   *   ERR_USAGE_RANGE, ERR_USAGE_CLOSED
+   *   ERR_INTERNAL_STAGED_PAGES, ERR_USAGE_RANGE, ERR_USAGE_CLOSED
    */
   capture(part: CapturePart = {}): CaptureStats {
     const fromPage = part.fromPage ?? 0;
@@ -123,11 +123,10 @@ export class Capture {
 
   /**
    * Stages the dirty pages of the whole block while the machine runs, and keeps them: the next
-   * `capture` stages after them only what was written since, so that a pause pays for the last
-   * moments alone. It may be called twice, for what was written during a long first copy. Encode the
-   * lists of `stagedAhead` in order and `staged` after them: a page may be in several, and the last
-   * copy counts. Lists that no `capture` followed stay. Does nothing a third time, or when the tracker
-   * is not exact while the machine runs.
+   * `capture` copies only what was written since, so that a pause pays for the last moments alone. It
+   * may be called again, for what was written during a long copy; a page that is staged already is
+   * copied over in place. What no `capture` followed stays. Does nothing when the tracker is not exact
+   * while the machine runs.
    * @throws {RomulusError} as `capture`.
    */
   captureAhead(): CaptureStats {
@@ -137,16 +136,12 @@ export class Capture {
   }
 
   /**
-   * The staged pages, for the encoder. The object follows this capture: after the next `capture` it
-   * stands for the new pages, after `close` for none.
+   * All that the last `capture` staged, pages copied ahead of it too, for the encoder. Ask for it outside
+   * a pause, after each capture: once anything else is captured, or after `trim` or `close`, the object
+   * stands for no pages.
    */
   staged(): StagedPages {
     return callNative(() => this.#native.captureStaged(this.#handle));
-  }
-
-  /** What `captureAhead` staged for the last `capture`, in order; otherwise as `staged`. */
-  stagedAhead(): StagedPages[] {
-    return callNative(() => this.#native.captureStagedAhead(this.#handle));
   }
 
   /** Indexes of the staged pages, ascending. A copy, for tests and tools. */
@@ -160,7 +155,8 @@ export class Capture {
   }
 
   /**
-   * Gives back the staging memory that one large capture left behind; what is staged is gone. Takes
+   * Gives back the staging memory that one large capture left behind; what is staged is gone. Does nothing
+   * while pages copied ahead wait for a `capture`. Takes
    * up to milliseconds: call it outside a pause, after a base image for instance.
    */
   trim(): void {

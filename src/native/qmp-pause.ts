@@ -26,7 +26,12 @@ interface PauseNative {
   statePipeDescriptor(pipe: PipeHandle): number;
   statePipeClose(pipe: PipeHandle): void;
   statePipesRelease(parent: string, prefix: string): number;
-  qmpPauseCreate(fd: number, pipe: PipeHandle, page: MemoryHandle | undefined): PauseHandle;
+  qmpPauseCreate(
+    fd: number,
+    pipe: PipeHandle,
+    page: MemoryHandle | undefined,
+    pid: number,
+  ): PauseHandle;
   qmpPauseTake(
     handle: PauseHandle,
     request: object,
@@ -101,6 +106,8 @@ export interface QmpPauseOptions {
   readonly pipe: StatePipe;
   /** The page of a guardian, who must know whether the machine stands because of us. */
   readonly page?: Memory;
+  /** QEMU's process, whose main thread must not be kept from its CPU meanwhile; 0 when not known. */
+  readonly pid: number;
   /** Bound of each wait for QEMU. */
   readonly timeoutMs: number;
   /** How long QEMU may take to be done after something went wrong. */
@@ -138,7 +145,12 @@ export class QmpPause {
   constructor(options: QmpPauseOptions) {
     this.#native = loadNative<PauseNative>();
     this.#handle = callNative(() =>
-      this.#native.qmpPauseCreate(options.descriptor, options.pipe.handle, options.page?.handle),
+      this.#native.qmpPauseCreate(
+        options.descriptor,
+        options.pipe.handle,
+        options.page?.handle,
+        options.pid,
+      ),
     );
     this.#options = options;
   }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { AheadPolicy, type CopiedEpoch } from '../../src/engine/ahead-policy.ts';
 
 function epoch(aheadPages: number, pausePages: number, scanMs = 0.1): CopiedEpoch {
-  return { aheadPages, pausePages, scanMs };
+  return { rounds: aheadPages === 0 ? [] : [aheadPages], pausePages, scanMs };
 }
 
 describe('AheadPolicy', () => {
@@ -11,6 +11,18 @@ describe('AheadPolicy', () => {
     expect(policy.isWorthwhile).toBe(false);
     policy.record(epoch(0, 10));
     expect(policy.isWorthwhile).toBe(false);
+    policy.record(epoch(0, 1000));
+    expect(policy.isWorthwhile).toBe(true);
+  });
+
+  it('expects the next burst after an epoch between two, and nothing after many such epochs', () => {
+    const policy = new AheadPolicy();
+    policy.record(epoch(0, 1000));
+    policy.record(epoch(12, 3));
+    expect(policy.isWorthwhile).toBe(true);
+    for (let at = 0; at < 8; at += 1) policy.record(epoch(policy.isWorthwhile ? 3 : 0, 12));
+    expect(policy.isWorthwhile).toBe(false);
+    // Too few pages to tell whether copying them was in vain.
     policy.record(epoch(0, 1000));
     expect(policy.isWorthwhile).toBe(true);
   });
@@ -63,10 +75,50 @@ describe('AheadPolicy', () => {
     expect(policy.isWorthwhile).toBe(true);
   });
 
-  it('copies a second round after a long first one', () => {
+  it('takes another round after a long one, unless rounds stay as long', () => {
     const policy = new AheadPolicy();
-    expect(policy.isWorthwhileAgain(0, 200)).toBe(false);
-    expect(policy.isWorthwhileAgain(0, 16_000)).toBe(true);
-    expect(policy.isWorthwhileAgain(16_000, 16_000)).toBe(false);
+    const roundsOf = (found: number[]): number[] => {
+      const left = [...found];
+      return policy.copyAhead(() => left.shift() ?? Number.NaN);
+    };
+    expect(roundsOf([])).toEqual([]);
+    policy.record(epoch(0, 1000));
+    for (const [found, taken] of [
+      [[200, 1], 1],
+      [[16_000, 8000, 900, 1], 3],
+      [[16_000, 15_000, 1], 2],
+      [[2500, 64_000, 5000, 100, 1], 4],
+      [[16_000, 8000, 4000, 2000, 1], 4],
+    ] as const) {
+      expect(roundsOf([...found])).toEqual(found.slice(0, taken));
+    }
+  });
+
+  it('does not hold a burst that began during the first round against the rounds', () => {
+    const policy = new AheadPolicy();
+    policy.record(epoch(0, 8000));
+    for (let at = 0; at < 10; at += 1) {
+      expect(policy.isWorthwhile).toBe(true);
+      policy.record({ rounds: [1100, 16_000, 3000], pausePages: 600, scanMs: 0.1 });
+    }
+  });
+
+  it('waits for a pause after one was refused', () => {
+    const policy = new AheadPolicy();
+    policy.record(epoch(0, 8000));
+    policy.recordRefusal();
+    expect(policy.isWorthwhile).toBe(false);
+    policy.record(epoch(0, 8000));
+    expect(policy.isWorthwhile).toBe(true);
+  });
+
+  it('holds rounds for vain when the pause copies most of the first one again', () => {
+    const policy = new AheadPolicy();
+    policy.record(epoch(0, 8000));
+    for (let at = 0; at < 4; at += 1) {
+      expect(policy.isWorthwhile).toBe(true);
+      policy.record({ rounds: [8000, 6000, 4800, 4700], pausePages: 4600, scanMs: 0.1 });
+    }
+    expect(policy.isWorthwhile).toBe(false);
   });
 });

@@ -79,7 +79,7 @@ describe('a relayed monitor', () => {
   it('leaves no machine stopped when the thread that stopped it ends', async () => {
     await relayed.command('stop');
     await close();
-    expect(orders).toEqual(['stop', 'cont']);
+    await expect.poll(() => orders).toEqual(['stop', 'cont']);
   });
 
   it('resumes nothing that its thread did not stop, or resumed itself', async () => {

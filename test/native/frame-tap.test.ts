@@ -103,8 +103,7 @@ describe('FrameTap', () => {
     const { received, waitingFrames } = tap.counters;
     expect(received).toBe(60_000);
     expect(waitingFrames).toBe(5000);
-    const { longestMs } = await done;
-    expect(longestMs).toBeLessThan(1500);
+    await done;
     await until(() => heard.frames + heard.lost === 60_000);
     expect(heard.frames).toBe(5000);
     expect(tap.counters.dropped).toBe(55_000);

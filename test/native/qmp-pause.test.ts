@@ -4,11 +4,11 @@
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
+import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import type { Readable } from 'node:stream';
 import { afterEach, describe, expect, it } from 'vitest';
 import { DEVICE_STATE_BYTES_MAX } from '../../src/codec/limits.ts';
 import { descriptorOf } from '../../src/native/descriptors.ts';
@@ -36,11 +36,18 @@ interface Fake {
   readonly pause: QmpPause;
   readonly pipe: StatePipe;
   readonly page: Memory;
+  /** On which it says that a save which was late is done, and told. */
+  readonly stdout: Readable;
 }
 
 async function start(
   mode: string,
-  options: { timeoutMs?: number; rescueMs?: number; stateBytes?: number } = {},
+  options: {
+    timeoutMs?: number;
+    rescueMs?: number;
+    stateBytes?: number;
+    saverPid?: number | undefined;
+  } = {},
 ): Promise<Fake> {
   const directory = mkdtempSync(join(tmpdir(), 'romulus-pause-'));
   cleanups.push(() => rmSync(directory, { recursive: true, force: true }));
@@ -65,6 +72,7 @@ async function start(
     descriptor: descriptorOf(socket),
     pipe,
     page,
+    pid: options.saverPid ?? child.pid ?? 0,
     timeoutMs: options.timeoutMs ?? PATIENT_MS,
     rescueMs: options.rescueMs ?? PATIENT_MS,
   });
@@ -74,7 +82,7 @@ async function start(
     page.close();
     expect(existsSync(pipe.path)).toBe(false);
   });
-  return { pause, pipe, page };
+  return { pause, pipe, page, stdout: child.stdout };
 }
 
 /** One pause, and in which order what happened. */
@@ -99,6 +107,13 @@ function expectWhole(state: Uint8Array, bytes: number): void {
     if (view.getBigUint64(at, true) !== BigInt(at)) throw new Error(`byte ${at} is out of place`);
 }
 
+const IS_ANY_CPU_OURS = cpus().length > 1 && availableParallelism() === cpus().length;
+const ASIDE_TURNS_MAX = 500;
+
+/** On which this thread may run. */
+const allowedCpus = (): string =>
+  /^Cpus_allowed:\s*(\S+)/mu.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[1] ?? '';
+
 const heldSince = ({ page }: Fake): bigint =>
   Buffer.from(page.read(HELD_SINCE_OFFSET, 8)).readBigUInt64LE();
 
@@ -107,6 +122,7 @@ describe('a pause', () => {
     'holds a QEMU with a state of %d bytes until the capture is done, time after time',
     async (stateBytes) => {
       const fake = await start('usual', { stateBytes });
+      const cpus = allowedCpus();
       for (let round = 0; round < 4; round += 1) {
         const { taken, steps } = take(fake, 30);
         expect(taken.outcome).toBe('done');
@@ -117,6 +133,7 @@ describe('a pause', () => {
         expect(taken.capturedMs).toBeLessThanOrEqual(taken.savedMs);
         expect(taken.savedMs).toBeLessThanOrEqual(taken.resumedMs);
         expect(heldSince(fake)).toBe(0n);
+        expect(allowedCpus()).toBe(cpus);
         const lines = taken.foreign.toString().trim().split('\n');
         expect(lines.map((line) => (JSON.parse(line) as { event: string }).event)).toEqual([
           'STOP',
@@ -126,6 +143,42 @@ describe('a pause', () => {
       }
     },
   );
+
+  it.runIf(IS_ANY_CPU_OURS)('is captured off the CPU of the thread that saves', async () => {
+    // Of savers that keep one CPU each, one is on ours whichever that is.
+    const savers = cpus().map((_, cpu) =>
+      spawn('taskset', ['--cpu-list', String(cpu), process.execPath, '-e', 'for (;;);'], {
+        stdio: 'ignore',
+      }),
+    );
+    cleanups.push(async () => {
+      const gone = savers.map((child) => once(child, 'exit'));
+      for (const child of savers) child.kill('SIGKILL');
+      await Promise.all(gone);
+    });
+    const fakes = await Promise.all(savers.map(({ pid }) => start('usual', { saverPid: pid })));
+    const usual = allowedCpus();
+    const isAside = (fake: Fake): boolean => {
+      try {
+        fake.pause.take(
+          () => {
+            if (allowedCpus() !== usual) throw new Error('aside');
+          },
+          () => undefined,
+        );
+      } catch (error) {
+        expect((error as Error).message).toBe('aside');
+        return true;
+      } finally {
+        // Whether it ended well or not.
+        expect(allowedCpus()).toBe(usual);
+      }
+      return false;
+    };
+    let turns = 1;
+    while (turns < ASIDE_TURNS_MAX && !fakes.some((fake) => isAside(fake))) turns += 1;
+    expect(turns).toBeLessThan(ASIDE_TURNS_MAX);
+  });
 
   it('cuts a state off that is larger than any can be', async () => {
     const fake = await start('usual', { stateBytes: DEVICE_STATE_BYTES_MAX + 2 * MIB });
@@ -185,7 +238,7 @@ describe('a pause', () => {
     expect(take(fake).taken.outcome).toBe('timeout');
     // It is still held, as far as a guardian knows: who reads for us when we do not.
     expect(heldSince(fake)).not.toBe(0n);
-    await sleep(1000);
+    await once(fake.stdout, 'data');
     const { taken } = take(fake);
     // Late again; what came of the first was not its answer.
     expect(taken.outcome).toBe('timeout');

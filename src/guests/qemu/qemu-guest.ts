@@ -104,6 +104,7 @@ export class QemuGuest implements Guest {
       descriptor: parts.qmp.descriptor,
       pipe: parts.stateFolder.pipe,
       page: parts.guardian.page,
+      pid: parts.pid,
       timeoutMs: PAUSE_TIMEOUT_MS,
       rescueMs: RESCUE_TIMEOUT_MS,
     });

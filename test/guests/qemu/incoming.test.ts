@@ -24,6 +24,8 @@ import {
 
 const hasQemu = await requireQemu();
 const versions = hasQemu ? await qemuVersions() : [];
+/** Two machines, of which one boots a whole Linux. */
+const TIMEOUT_MS = 90_000;
 const BARE: CaptureOptions = {
   bare: true,
   machine: 'pc-q35-7.2',
@@ -86,7 +88,7 @@ async function refusal(promise: Promise<unknown>): Promise<RomulusError> {
   return error as RomulusError;
 }
 
-describe.skipIf(!hasQemu)('a prepared QEMU', () => {
+describe.skipIf(!hasQemu)('a prepared QEMU', { timeout: TIMEOUT_MS }, () => {
   const pairs = versions.flatMap((from) => versions.map((to) => ({ from, to })));
   it.each(pairs)('$to.version goes on where $from.version stopped', async ({ from, to }) => {
     const machine = await captured({ qemu: from.binary });

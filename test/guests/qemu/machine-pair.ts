@@ -203,7 +203,7 @@ function descriptorOf(learnt: Learnt): GuestDescriptor {
 export async function connectedMonitor(path: string): Promise<QmpClient> {
   for (const deadlineMs = performance.now() + WAIT_MS; ; ) {
     try {
-      return await QmpClient.connect(path);
+      return await QmpClient.connect(path, { timeoutMs: 20_000 });
     } catch (error) {
       const isTooEarly = (error as RomulusError).code === 'ERR_GUEST_UNREACHABLE';
       if (!isTooEarly || performance.now() > deadlineMs) throw error;

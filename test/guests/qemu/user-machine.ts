@@ -11,6 +11,8 @@ import {
 } from '../../support/qemu/start-guest.ts';
 
 const EVENTUALLY_MS = 10_000;
+/** A QEMU that has just begun to listen may be long in greeting. */
+const GREETING_MS_MAX = 20_000;
 
 export type Cleanups = (() => Promise<void> | void)[];
 
@@ -27,10 +29,11 @@ export async function startForUser(
     memoryMib: 128,
     run: ['counter'],
     ...options,
-    extraArgs: ['-qmp', `unix:${path},server=on,wait=off`, ...extraArgs],
+    extraArgs,
+    userQmp: path,
   });
   cleanups.push(() => machine.stop());
-  const user = await QmpClient.connect(path);
+  const user = await QmpClient.connect(path, { timeoutMs: GREETING_MS_MAX });
   cleanups.push(() => user.close());
   return { machine, user, directory };
 }

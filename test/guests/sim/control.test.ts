@@ -5,6 +5,10 @@ import { Prng } from '../../../src/base/prng.ts';
 import { SimControl } from '../../../src/guests/sim/control.ts';
 import { infoOf, MachineKit, until } from './machine-kit.ts';
 
+/** How long answers are waited for: those that come, and those that do not. */
+const PATIENT_MS = 10_000;
+const IN_VAIN_MS = 200;
+
 let kit: MachineKit;
 beforeEach(async () => {
   kit = new MachineKit();
@@ -139,7 +143,7 @@ describe('the machine', () => {
 
 describe('the client', () => {
   /** Answers the first bytes that come with these, on a socket of its own. */
-  async function fake(answer: string): Promise<SimControl> {
+  async function fake(answer: string, timeoutMs = PATIENT_MS): Promise<SimControl> {
     const path = kit.freshPath();
     const server = createServer((socket) => {
       socket.once('data', () => socket.write(answer));
@@ -154,7 +158,7 @@ describe('the client', () => {
     kit.onClose(() => {
       server.close();
     });
-    const control = await SimControl.connect(path, 200);
+    const control = await SimControl.connect(path, timeoutMs);
     kit.onClose(() => {
       control.close();
     });
@@ -177,12 +181,14 @@ describe('the client', () => {
 
   it('waits no longer than its bound', async () => {
     const code = { code: 'ERR_TIMEOUT_GUEST_CONTROL' };
-    await expect((await fake('')).command('info')).rejects.toMatchObject(code);
-    await expect((await fake('ok bytes=100\nshort')).stateOf('save')).rejects.toMatchObject(code);
+    const silent = await fake('', IN_VAIN_MS);
+    await expect(silent.command('info')).rejects.toMatchObject(code);
+    const short = await fake('ok bytes=100\nshort', IN_VAIN_MS);
+    await expect(short.stateOf('save')).rejects.toMatchObject(code);
   });
 
   it('refuses to queue without bound', async () => {
-    const control = await fake('');
+    const control = await fake('', IN_VAIN_MS);
     const commands = Array.from({ length: 65 }, () => control.command('info'));
     const results = await Promise.allSettled(commands);
     const codes = results.map((result) =>

@@ -3,7 +3,6 @@
  * original would have, which the oracle knows.
  */
 import { existsSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MIB } from '../../../src/base/units.ts';
 import { type IncomingSim, prepareIncomingSim } from '../../../src/guests/sim/incoming.ts';
@@ -68,7 +67,7 @@ describe('SimGuest', () => {
     expect((await guest.info()).step).toBe(report.position);
     const first = Buffer.from(await guest.saveDeviceState());
     await guest.resume();
-    await sleep(20);
+    await until('it is further', async () => (await guest.info()).step > report.position);
     const next = await guest.suspend();
     expect(next.position).toBeGreaterThan(report.position);
     const second = Buffer.from(await guest.saveDeviceState());
@@ -152,7 +151,7 @@ describe('SimGuest', () => {
 
   it('gives a frozen machine up after a bounded wait', async () => {
     const machine = await kit.start();
-    const guest = await attachSim({ socketPath: machine.socketPath, timeoutMs: 100 });
+    const guest = await attachSim({ socketPath: machine.socketPath, timeoutMs: 2000 });
     machine.kill('SIGSTOP');
     await expect(guest.suspend()).rejects.toMatchObject({ code: 'ERR_TIMEOUT_GUEST_CONTROL' });
     machine.kill('SIGCONT');

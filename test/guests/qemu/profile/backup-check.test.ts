@@ -1,7 +1,6 @@
 /** Goal: a host that cannot take a machine over says why, all at once, before anything starts. */
 import { readdirSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   type BackupFacilities,
   refusalsOnBackup,
@@ -15,17 +14,16 @@ import { requireQemu } from '../../../support/qemu/require-qemu.ts';
 const hasQemu = await requireQemu();
 
 function probes(): string[] {
-  return readdirSync(tmpdir()).filter((name) => name.startsWith('romulus-probe-'));
+  return readdirSync(bench.directory).filter((name) => name.startsWith('romulus-probe-'));
 }
-
-/** Of a run that was killed, perhaps. */
-const atStart = probes();
 
 let bench: Bench;
 let facilities: BackupFacilities;
 
 beforeEach(() => {
   bench = new Bench();
+  // Not where other tests, which run meanwhile, leave and remove theirs.
+  vi.stubEnv('TMPDIR', bench.directory);
   facilities = {
     directory: bench.directory,
     ramDirectory: bench.directory,
@@ -34,8 +32,10 @@ beforeEach(() => {
   };
 });
 afterEach(async () => {
+  vi.unstubAllEnvs();
+  const left = probes();
   await bench.stop();
-  expect(probes().filter((name) => !atStart.includes(name))).toEqual([]);
+  expect(left).toEqual([]);
 });
 
 async function profileOf(line: string): Promise<QemuProfile> {

@@ -124,7 +124,7 @@ describe('commands', () => {
     );
     await expect(client.command('y')).rejects.toMatchObject({ code: 'ERR_LIMIT_GUEST_CONTROL' });
     expect(new Set(await Promise.all(all))).toEqual(new Set(['ERR_TIMEOUT_GUEST_CONTROL']));
-    expect(received).toBe(QMP_IN_FLIGHT_MAX);
+    await expect.poll(() => received).toBe(QMP_IN_FLIGHT_MAX);
   });
 
   it('stays busy after a time-out until the late answer came, then goes on', async () => {
@@ -135,9 +135,10 @@ describe('commands', () => {
         else reply(socket, command, 'quick');
       },
     });
-    await expect(client.command('slow', {}, { timeoutMs: 30 })).rejects.toMatchObject({
+    await expect(client.command('slow', {}, { timeoutMs: 300 })).rejects.toMatchObject({
       code: 'ERR_TIMEOUT_GUEST_CONTROL',
     });
+    await expect.poll(() => late).toBeDefined();
     expect(client.idle).toBe(false);
     late?.();
     expect(await client.command('other')).toBe('quick');
