@@ -2,7 +2,7 @@
  * Goal: a real QEMU survives whatever strikes, and its copy goes on where it was. Method: the drill
  * itself, as a user runs it. A failure prints the seed and where the evidence is.
  */
-import { existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { kvmWorks, qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
 import { drill, DRILL_WAIT_MS, drills, expectProof, type Finished } from '../support/run-drill.ts';
@@ -32,15 +32,20 @@ function openInMemory(): string[] {
 }
 
 function listed(directory: string): string[] {
-  return existsSync(directory) ? readdirSync(directory) : [];
+  return ofLiving(() => readdirSync(directory));
 }
 
 function target(link: string): string[] {
+  return ofLiving(() => [readlinkSync(link)]);
+}
+
+/** What is seen of a process; nothing of one that ends, which shows itself to nobody for a moment before. */
+function ofLiving(look: () => string[]): string[] {
   try {
-    return [readlinkSync(link)];
+    return look();
   } catch (error) {
-    // Closed since it was listed.
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (['ENOENT', 'ESRCH', 'EACCES'].includes(code)) return [];
     throw error;
   }
 }

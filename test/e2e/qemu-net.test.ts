@@ -80,10 +80,13 @@ describe.runIf(hasQemu)('the network of a protected QEMU', { timeout: 4 * WAIT_M
   it('stays closed when its engine dies alone', async () => {
     const { wireA } = await start();
     const { a, b } = await protect();
+    const user = await stage.userMonitor();
     await until('frames', () => wireA.last > 30);
     a.child.process.kill('SIGKILL');
     await a.child.gone;
     await sleep(200);
+    // Once QEMU has answered twice, it has said on the wire what it had been given, and we have read it.
+    for (let turn = 0; turn < 2; turn += 1) await user.command('query-status');
     const lastOfA = wireA.last;
     await untilStatus(b, 'a takeover', ({ role }) => role === 'primary');
     const wireB = await stage.wireAt('wire-b');

@@ -169,6 +169,8 @@ describe.runIf(hasQemu)('the frames of a running QEMU', () => {
     await until('frames through the filter', () => wire.last > beforeDeath + 20);
     first.redirector.close();
     await sleep(100);
+    // Once QEMU has answered twice, it has said on the wire what it had been given, and we have read it.
+    for (let turn = 0; turn < 2; turn += 1) await monitor.command('query-status');
     const closedAt = wire.last;
     await sleep(300);
     expect(wire.last).toBe(closedAt);
@@ -179,7 +181,7 @@ describe.runIf(hasQemu)('the frames of a running QEMU', () => {
     second.gate.open();
     await until('frames', () => wire.last > closedAt);
     // What the guest said while nobody held it is gone.
-    expect(wire.numbers[wire.numbers.indexOf(closedAt) + 1]).toBeGreaterThan(closedAt + 50);
+    expect(wire.numbers[wire.numbers.indexOf(closedAt) + 1]).toBeGreaterThan(closedAt + 1);
   });
 
   test('are all here when the machine stands', async () => {

@@ -2,6 +2,7 @@
  * Two real nodes and a real QEMU between them, for tests of what goes wrong: every process and file is
  * in one stage, whose directory is named on each command line, so that nothing can be left behind.
  */
+import { commandLineOf } from '../run-drill.ts';
 import { execFile } from 'node:child_process';
 import {
   chmodSync,
@@ -205,7 +206,7 @@ export class LuckStage {
   /** The monitor of the machine's user; ours is another one. Copies started on a side have one too. */
   async userMonitor(copyOn?: Side): Promise<QmpClient> {
     const name = copyOn === undefined ? 'user.qmp' : `user-${copyOn}.qmp`;
-    const client = await QmpClient.connect(this.path(name));
+    const client = await QmpClient.connect(this.path(name), { timeoutMs: 20_000 });
     this.#clients.push(client);
     return client;
   }
@@ -366,14 +367,4 @@ export function copiesOf(stage: LuckStage): number[] {
       const line = commandLineOf(pid);
       return line.includes(stage.path('')) && line.includes('\0fd:3\0');
     });
-}
-
-function commandLineOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-  } catch (error) {
-    // It ended while we looked.
-    if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return '';
-    throw error;
-  }
 }

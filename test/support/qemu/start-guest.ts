@@ -19,10 +19,12 @@ const LISTENING_FLAGS = '00010000';
 export interface GuestOptions extends Partial<MachineOptions> {
   /** QEMU to run; the system's by default. */
   readonly qemu?: string;
-  /** Resolve as soon as QMP listens, without waiting for the guest to boot. */
+  /** Resolve as soon as its monitors listen, without waiting for the guest to boot. */
   readonly bootWait?: boolean;
   /** The test guest without services by default. */
   readonly image?: GuestImage;
+  /** Where a second monitor, its user's, listens; none by default. */
+  readonly userQmp?: string;
   /** What QEMU is run by, such as `ip netns exec NAME`. */
   readonly launcher?: readonly string[];
 }
@@ -58,7 +60,7 @@ function listens(pid: number, path: string): boolean {
   }
 }
 
-/** Starts the machine and waits until its programs run (or, `bare` or without `bootWait`, until QMP listens). */
+/** Starts the machine and waits until its programs run (or, `bare` or without `bootWait`, until its monitors listen). */
 export async function startGuest(options: GuestOptions = {}): Promise<RunningGuest> {
   const image = options.image ?? (await guestImage());
   const binary = options.qemu ?? (await ensureQemu());
@@ -71,7 +73,11 @@ export async function startGuest(options: GuestOptions = {}): Promise<RunningGue
   const serial = await SerialLine.listen(paths.console);
   const controlPort = await SerialLine.listen(paths.control);
   const control = new ControlLine(controlPort);
-  const args = machineArguments(image, paths, { memoryMib: 256, run: ['counter'], ...options });
+  const second = options.userQmp === undefined ? [] : [options.userQmp];
+  const args = [
+    ...machineArguments(image, paths, { memoryMib: 256, run: ['counter'], ...options }),
+    ...second.flatMap((path) => ['-qmp', `unix:${path},server=on,wait=off`]),
+  ];
   const [command = binary, ...words] = [...(options.launcher ?? []), binary, ...args];
   const child = spawn(command, words, { stdio: ['ignore', 'ignore', 'pipe'], cwd: directory });
   let stderr = '';
@@ -104,7 +110,7 @@ export async function startGuest(options: GuestOptions = {}): Promise<RunningGue
   };
   try {
     const deadlineMs = performance.now() + QMP_WAIT_MS;
-    while (!listens(child.pid ?? 0, paths.qmp)) {
+    while (![paths.qmp, ...second].every((path) => listens(child.pid ?? 0, path))) {
       if (isGone || performance.now() > deadlineMs)
         throw new Error(`${binary} did not start: ${stderr}`);
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
