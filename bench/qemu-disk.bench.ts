@@ -134,20 +134,23 @@ async function measureSync(
   } finally {
     await pair.close();
   }
-  const [convert, withDisk, without] = [times.convert, times.withDisk, times.without].map(
-    (samples) => percentile(samples, 0.5),
-  ) as [number, number, number];
+  const median = (samples: readonly number[]): number => percentile(samples, 0.5);
+  const diskMs = times.withDisk.map((ms, turn) => ms - (times.without[turn] ?? Number.NaN));
+  // Of each turn, since the host's clock may change from one to the next.
+  const toConvert = (samples: readonly number[]): number =>
+    rounded(median(samples.map((ms, turn) => (times.convert[turn] ?? Number.NaN) / ms)));
   const mbPerSecond = (ms: number): number => rounded((mib * MIB) / 1e3 / ms);
   return {
     what: `first copy, ${format}`,
     diskMib: mib,
-    convertMs: rounded(convert),
-    syncMs: rounded(withDisk),
-    syncWithoutDiskMs: rounded(without),
-    convertMbPerSecond: mbPerSecond(convert),
-    diskMbPerSecond: mbPerSecond(withDisk - without),
-    ratio: rounded(convert / (withDisk - without)),
-    ratioWithMemory: rounded(convert / withDisk),
+    turns: rounds,
+    convertMs: rounded(median(times.convert)),
+    syncMs: rounded(median(times.withDisk)),
+    syncWithoutDiskMs: rounded(median(times.without)),
+    convertMbPerSecond: mbPerSecond(median(times.convert)),
+    diskMbPerSecond: mbPerSecond(median(diskMs)),
+    ratio: toConvert(diskMs),
+    ratioWithMemory: toConvert(times.withDisk),
   };
 }
 
@@ -276,7 +279,7 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 export async function run(options: QemuDiskOptions = {}): Promise<BenchResult> {
   const {
     syncMib = 512,
-    syncRounds = 2,
+    syncRounds = 5,
     writeSeconds = 10,
     writeRounds = 2,
     policySeconds = 10,

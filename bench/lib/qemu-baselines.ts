@@ -61,7 +61,7 @@ export async function withPlainMirror<Outcome>(
 ): Promise<Outcome> {
   const monitor = await QmpClient.connect(qmpPath);
   try {
-    await startMirror(monitor, { disk: 0, exportName: '', ...options });
+    await startMirror(monitor, { disk: 0, exportName: '', copiesAll: true, ...options });
     await until('the mirror', async () => {
       const jobs = (await monitor.command('query-block-jobs')) as { ready: boolean }[];
       if (jobs.length === 0) throw new Error('the mirror ended');

@@ -125,13 +125,9 @@ export class QemuEpochs {
     let scanMs = 0;
     let copyMs = 0;
     let pausePages = 0;
-    let aheadPages = 0;
-    for (let again = mode === 'ahead' && this.#policy.isWorthwhile; again; ) {
-      let pages = 0;
-      for (const capture of this.#captures) pages += capture.captureAhead().pages;
-      again = this.#policy.isWorthwhileAgain(aheadPages, pages);
-      aheadPages += pages;
-    }
+    const copyAhead = (): number =>
+      this.#captures.reduce((pages, capture) => pages + capture.captureAhead().pages, 0);
+    const rounds = mode === 'ahead' ? this.#policy.copyAhead(copyAhead) : [];
     const capture = (): void => {
       for (const pages of this.#captures) {
         const stats = pages.capture();
@@ -141,14 +137,13 @@ export class QemuEpochs {
       }
     };
     const report = mode === 'bare' ? await this.#bare() : await this.guest.pause(capture);
-    if (mode === 'ahead') this.#policy.record({ aheadPages, pausePages, scanMs });
+    if (mode === 'ahead') this.#policy.record({ rounds, pausePages, scanMs });
     let sentBytes = 0;
     this.#epoch += 1;
     // A bare pause leaves the dirty set: the next checkpoint must not find two.
     if (mode === 'bare') for (const capture of this.#captures) capture.capture();
     for (const [block, capture] of this.#captures.entries()) {
-      for (const staged of [...capture.stagedAhead(), capture.staged()])
-        sentBytes += this.#encode(block, staged);
+      sentBytes += this.#encode(block, capture.staged());
     }
     const { pauseMs, stopMs, stateMs, resumeMs } = report;
     return {
@@ -158,7 +153,7 @@ export class QemuEpochs {
       copyMs,
       stateMs,
       resumeMs,
-      aheadPages,
+      aheadPages: rounds.reduce((pages, round) => pages + round, 0),
       pausePages,
       sentBytes,
     };
