@@ -2,12 +2,14 @@
  * Which complaints of a guest's kernel are about a host that did not run it, and not about its copy.
  * Pure.
  *
- * Two kinds are known. The kernel says by all its clocks alike that it was not run for a while. Or it
- * finds two clocks a little apart: when QEMU starts a machine again, and it does so at every checkpoint,
- * it reads the host's ticks and the host's time one after the other (`cpu_enable_ticks`,
- * softmmu/cpu-timers.c), and what the host stood still in between stays between the guest's TSC and
- * its HPET. A kernel that uses the TSC notices half a millisecond in half a second, and uses the HPET from then on.
- * Clocks that are further apart than `CLOCKS_APART_MS` are excused by nothing.
+ * Three kinds are known. The kernel says by all its clocks alike that it was not run for a while. Or it says
+ * that a clock took too long to read for it to compare two of them: 0.1 ms is too long, and under TCG a
+ * reading of the HPET waits until QEMU's main loop lets go of its lock. Or it finds two clocks a little
+ * apart: when QEMU starts a machine again, and it does so at every checkpoint, it reads the host's ticks
+ * and the host's time one after the other (`cpu_enable_ticks`, softmmu/cpu-timers.c), and what the host
+ * stood still in between stays between the guest's TSC and its HPET. A kernel that uses the TSC notices
+ * half a millisecond in half a second. In both of the latter cases it uses the HPET from then on. Clocks
+ * that are further apart, or took longer to read, than `CLOCKS_APART_MS` are excused by nothing.
  */
 
 const NS_PER_MS = 1e6;
@@ -20,6 +22,12 @@ const STARVED = [
   /hrtimer: interrupt took (\d+) ns/,
 ];
 
+/** A clock that could be read in time after all. */
+const READ_AGAIN =
+  /clocksource: timekeeping watchdog on CPU\d+: \S+ retried \d+ times before success/;
+/** One that could not, and that the kernel uses no more; the group is for how long it took, in nanoseconds. */
+const SLOW_READING =
+  /clocksource: timekeeping watchdog on CPU\d+: \S+ read-back delay of (\d+)ns, attempt \d+, marking unstable/;
 /** The lines by which the kernel tells of clocks that are apart; the groups as above. */
 const APART = /clocksource: .*Marking clocksource '\w+' as unstable because the skew is too large/;
 const APART_BY_ONE = /clocksource: +'\w+' wd_nsec: (\d+) /;
@@ -53,13 +61,19 @@ function apartAt(complaints: readonly string[], index: number): readonly string[
   return APART.test(head) && areTogether(oneNs, otherNs) ? lines : [];
 }
 
+function isSlowReading(complaint: string): boolean {
+  return areTogether(0, Number(SLOW_READING.exec(complaint)?.[1] ?? Number.NaN));
+}
+
 /** Those of the complaints, given in their order, that only say that the host was busy. */
 export function excusedOf(complaints: readonly string[]): Set<string> {
-  const excused = new Set(complaints.filter((line) => isStarved(line)));
-  const apart = complaints.flatMap((_, index) => apartAt(complaints, index));
-  if (apart.length === 0) return excused;
+  const excused = new Set(complaints.filter((line) => isStarved(line) || READ_AGAIN.test(line)));
+  const unstable = complaints.flatMap((line, index) =>
+    isSlowReading(line) ? [line] : apartAt(complaints, index),
+  );
+  if (unstable.length === 0) return excused;
   const consequences = complaints.filter((line) =>
     CONSEQUENCES.some((pattern) => pattern.test(line)),
   );
-  return new Set([...excused, ...apart, ...consequences]);
+  return new Set([...excused, ...unstable, ...consequences]);
 }

@@ -263,6 +263,12 @@ describe('the verdict on a QEMU drill', () => {
     ['one whose clocks went apart', starved(2732, 732), 0, ['kernel log']],
     ['one whose clocks all jumped ahead', starved(2732, 2733), 2000, ['kernel log', 'guest clock']],
     ['a clock that jumped and told nobody', EARLY, 2000, ['guest clock']],
+    [
+      'one that read a clock in time after all',
+      '<4>[14.1] clocksource: timekeeping watchdog on CPU0: hpet retried 2 times before success',
+      0,
+      [],
+    ],
   ])('%s', (_what, complaint, jumpMs, failed) => {
     const story = honest();
     const complaints = [EARLY, complaint];
@@ -279,7 +285,17 @@ describe('the verdict on a QEMU drill', () => {
     "<4>[19.548] clocksource: Not enough CPUs to check clocksource 'tsc'.",
   ];
 
+  const slowlyRead = (ms: number): string[] => [
+    `<4>[14.022] clocksource: timekeeping watchdog on CPU0: hpet read-back delay of ${ms * 1e6}ns, attempt 2, marking unstable`,
+    "<4>[14.031] TSC found unstable after boot, most likely due to broken BIOS. Use 'tsc=unstable'.",
+    "<4>[14.149] clocksource: Not enough CPUs to check clocksource 'tsc'.",
+  ];
+
   it.each([
+    ['in which a clock was read', slowlyRead(0.183), 0, []],
+    ['too long for a reading', slowlyRead(21), 0, ['kernel log']],
+    ['that was no reading', slowlyRead(0.183).slice(1), 0, ['kernel log']],
+    ['in which a jumping clock was read', slowlyRead(0.183), 2000, ['kernel log', 'guest clock']],
     ['by which QEMU sets two clocks apart', apart(489.62, 490.04), 0, []],
     ['that is too long for that', apart(489, 590), 0, ['kernel log']],
     ['that the clock made up for', apart(489.62, 490.04), 2000, ['kernel log', 'guest clock']],
