@@ -43,6 +43,7 @@ const INTERVALS_MS = [25, 50] as const;
 const DEFAULT_INTERVAL_MS = 25;
 const POLICIES = ['commit', '8', 'off'] as const;
 const SETTLE_MS = 1000;
+const UNPROTECTED = 'unprotected';
 
 export interface QemuDiskOptions {
   readonly syncMib?: number;
@@ -174,21 +175,22 @@ async function measureWriting(
   writeRandom(path, WRITES_MIB);
   const pair = await startWriter(path);
   const { serial } = pair.machine;
-  const samples = new Map<string, WriteTimes[]>();
+  const turns: Map<string, WriteTimes[]>[] = [];
   const take = async (what: string): Promise<void> => {
     await sleep(SETTLE_MS);
-    const list = samples.get(what) ?? [];
-    samples.set(what, [...list, await measureWrites(serial, seconds)]);
+    const turn = turns.at(-1);
+    turn?.set(what, [...(turn.get(what) ?? []), await measureWrites(serial, seconds)]);
   };
   try {
     for (let round = 0; round < rounds; round += 1) {
-      await take('unprotected');
+      turns.push(new Map());
+      await take(UNPROTECTED);
       await withNbdServer(pair.stage, target, (socketPath) =>
         withPlainMirror(pair.machine.qmpPath, { device: DISK_ID, socketPath }, () =>
           take('mirror alone'),
         ),
       );
-      await take('unprotected');
+      await take(UNPROTECTED);
       await pair.protect(DEFAULT_INTERVAL_MS, { drives: { [DISK_ID]: target.path } });
       await sleep(nodesWarmMs);
       for (const intervalMs of INTERVALS_MS) {
@@ -201,21 +203,36 @@ async function measureWriting(
   } finally {
     await pair.close();
   }
-  const medianOf = (what: string, key: keyof WriteTimes): number =>
-    percentile(
-      (samples.get(what) ?? []).map((times) => times[key]),
-      0.5,
-    );
-  return [...samples.keys()].map((what) => ({
+  return [...(turns[0]?.keys() ?? [])].map((what) => writingRow(turns, what));
+}
+
+/** Medians over the turns; ratios are each turn's own, since the host's clock may change in between. */
+function writingRow(turns: readonly ReadonlyMap<string, WriteTimes[]>[], what: string): Row {
+  const mean = (
+    turn: ReadonlyMap<string, WriteTimes[]>,
+    of: string,
+    key: keyof WriteTimes,
+  ): number => {
+    const samples = turn.get(of) ?? [];
+    return samples.reduce((sum, times) => sum + times[key], 0) / samples.length;
+  };
+  const median = (valueOf: (turn: ReadonlyMap<string, WriteTimes[]>) => number): number =>
+    rounded(percentile(turns.map(valueOf), 0.5));
+  const ratios = turns.map(
+    (turn) => mean(turn, what, 'meanUs') / mean(turn, UNPROTECTED, 'meanUs'),
+  );
+  return {
     what: `4 KiB writes, ${what}`,
-    meanUs: rounded(medianOf(what, 'meanUs')),
-    guestP50Us: rounded(medianOf(what, 'guestP50Us')),
-    guestP99Us: rounded(medianOf(what, 'guestP99Us')),
-    toUnprotected: rounded(medianOf(what, 'meanUs') / medianOf('unprotected', 'meanUs')),
-    guestP50ToUnprotected: rounded(
-      medianOf(what, 'guestP50Us') / medianOf('unprotected', 'guestP50Us'),
+    meanUs: median((turn) => mean(turn, what, 'meanUs')),
+    guestP50Us: median((turn) => mean(turn, what, 'guestP50Us')),
+    guestP99Us: median((turn) => mean(turn, what, 'guestP99Us')),
+    toUnprotected: rounded(percentile(ratios, 0.5)),
+    toUnprotectedMin: rounded(Math.min(...ratios)),
+    toUnprotectedMax: rounded(Math.max(...ratios)),
+    guestP50ToUnprotected: median(
+      (turn) => mean(turn, what, 'guestP50Us') / mean(turn, UNPROTECTED, 'guestP50Us'),
     ),
-  }));
+  };
 }
 
 /** Commits under the same writes, by how often the replica is synced. On a real disk. */
@@ -280,8 +297,8 @@ export async function run(options: QemuDiskOptions = {}): Promise<BenchResult> {
   const {
     syncMib = 512,
     syncRounds = 5,
-    writeSeconds = 10,
-    writeRounds = 2,
+    writeSeconds = 5,
+    writeRounds = 5,
     policySeconds = 10,
     nodesWarmMs = 10_000,
   } = options;
