@@ -8,8 +8,9 @@
 // - The engine is frozen, or a thread of it hangs: sockets on which QEMU would wait for it are shut
 //   down (guardian_watch.h), and a QEMU that it holds up for a pause is let go (guardian_hold.h).
 // - The engine died: the end of stdin. A machine that it had stopped runs on, also one that QEMU left so at
-//   the end of its last pause. What held the machine's output is taken out if the register said that this copy may run alone; else it
-//   stays, and drops every frame: that is the fence of a copy that may have been succeeded.
+//   the end of its last pause. What held the machine's output is taken out if the register said that this
+//   copy may run alone; else it stays, and drops every frame: that is the fence of a copy that may have
+//   been succeeded.
 //
 // It touches neither a machine that runs nor one that somebody else paused.
 //
