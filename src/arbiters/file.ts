@@ -12,12 +12,14 @@
  * the change counts as lost; its file is below the highest and means nothing.
  *
  * A change is on the path of every failover, so it waits for nothing that its answer does not need.
- * Needed are, in this order: the finished file is on the disk (a name may never lead to half a
- * word), the link, and the directory on the disk (what we act on must outlive a power failure).
- * Reading the current word goes on beside the first, reading who is newest beside the last; tidying
- * up comes after the answer. The file can be made before it is needed: a member that waits for its own
- * promises to run out knows what it will ask for (`prepare`). Each call is a trip through the thread pool, and on a busy host a trip
- * costs more than the disk does.
+ * Needed are, in this order: the current word is read and the finished file is on the disk (a name may
+ * never lead to half a word), the link, and the directory on the disk (what we act on must outlive a
+ * power failure). Reading who is newest goes on beside the last; tidying up comes after the answer.
+ *
+ * All before the link can be done before it is needed: a member that waits for its own promises to run
+ * out knows what it will ask for (`prepare`). The word that it read then is as good as one read later: a
+ * word is never written to, and a newer one has taken the name that the link needs. Each call is
+ * a trip through the thread pool, and on a busy host a trip costs more than the disk does.
  *
  * The directory must exist: making it would put a second register on the local disk of a host on
  * which the shared storage is not mounted.
@@ -26,24 +28,22 @@
  * for the earlier one, within its own bound; the number of hanging calls cannot grow.
  */
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, link, open, readdir, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { RomulusError } from '../base/errors.ts';
 import { type RegisterWord, sameWord } from '../core/register.ts';
 import { type Arbiter, ARBITER_TIMEOUT_MS, type CompareAndSetResult } from './arbiter.ts';
+import { errnoOf, isAbandoned, linkOnce, readBounded, unlinkIfThere } from './file-steps.ts';
 import {
   formatRegisterFile,
   generationOfName,
   parseRegisterFile,
-  REGISTER_FILE_BYTES_MAX,
   registerFileName,
 } from './register-file.ts';
 
 /** Newest generations that are never removed. */
 export const GENERATIONS_KEPT = 64;
-/** A temporary file this old was left by a process that died, milliseconds. */
-export const TEMPORARY_FILE_AGE_MS_MAX: number = 60 * 60 * 1000;
 /** Times a file may vanish between listing and opening before that counts as out of reach. */
 const READ_ATTEMPTS_MAX = 8;
 /** Requests that may wait for storage that hangs; further ones fail at once. */
@@ -54,6 +54,17 @@ export interface FileArbiterOptions {
   readonly directory: string;
   readonly timeoutMs?: number;
   readonly generationsKept?: number;
+}
+
+/** What a change needs before its link; nobody else sees any of it. */
+interface ReadiedChange {
+  readonly content: string;
+  /** The finished, synced file that holds it. */
+  readonly path: string;
+  /** The word as it stood. */
+  readonly before: RegisterWord | null;
+  /** To be synced after the link. */
+  readonly directory: FileHandle;
 }
 
 /** The register as files named by generation. */
@@ -67,8 +78,8 @@ export class FileArbiter implements Arbiter {
   #generationSeenMax = 0;
   /** What the request under way leaves to be done after its answer. */
   #afterwards: (() => Promise<void>)[] = [];
-  /** A finished, synced file that waits for its change. */
-  #prepared: { readonly content: string; readonly path: string } | null = null;
+  /** One that was made beforehand and waits. */
+  #readied: ReadiedChange | null = null;
   #pendingCount = 0;
   #pruneError: unknown = null;
   #closed = false;
@@ -88,12 +99,10 @@ export class FileArbiter implements Arbiter {
   prepare(next: RegisterWord): void {
     if (this.#closed) return;
     const content = formatRegisterFile(next);
-    if (this.#prepared?.content === content) return;
+    if (this.#readied?.content === content) return;
     this.#bounded('prepare', async () => {
-      await this.#dropPrepared();
-      const path = this.#temporaryPath();
-      await this.#writeSynced(path, content);
-      this.#prepared = { content, path };
+      await this.#dropReadied();
+      this.#readied = await this.#makeReady(content);
     }).catch((error: unknown) => {
       // The change itself meets the same trouble, and tells its caller.
       this.#pruneError = error;
@@ -127,7 +136,7 @@ export class FileArbiter implements Arbiter {
     });
     await Promise.race([this.#previous, patience]);
     clearTimeout(timer);
-    await this.#dropPrepared().catch((error: unknown) => {
+    await this.#dropReadied().catch((error: unknown) => {
       this.#pruneError = error;
     });
   }
@@ -138,20 +147,19 @@ export class FileArbiter implements Arbiter {
     isLate: () => boolean,
   ): Promise<CompareAndSetResult> {
     const content = formatRegisterFile(next);
-    const isPrepared = this.#prepared?.content === content;
-    const temporary = (isPrepared ? this.#prepared?.path : null) ?? this.#temporaryPath();
-    if (isPrepared) this.#prepared = null;
-    this.#afterwards.push(() => unlinkIfThere(temporary));
-    const [before, directory] = await bothOf(
-      this.#readCurrent(),
-      this.#open(this.#directory, 'r'),
-      ...(isPrepared ? [] : [this.#writeSynced(temporary, content)]),
-    );
+    const readied = this.#readied?.content === content ? this.#readied : null;
+    if (readied !== null) this.#readied = null;
+    const { path, directory, ...read } = readied ?? (await this.#makeReady(content));
+    this.#afterwards.push(() => putAway({ path, directory }));
+    const before = sameWord(read.before, expected) ? read.before : await this.#readCurrent();
     if (!sameWord(before, expected)) return { won: false, word: before };
     // The caller was told that there was no answer: the fewer late changes, the better.
     if (isLate()) return { won: false, word: before };
-    const linked = await linkOnce(temporary, this.#path(registerFileName(next.generation)));
-    const [highest] = await bothOf(this.#highest(), directory.sync());
+    const linked = await linkOnce(path, this.#path(registerFileName(next.generation)));
+    // Both end before what they work on is put away.
+    const [newest, synced] = await Promise.allSettled([this.#highest(), directory.sync()]);
+    const highest = valueOf(newest);
+    valueOf(synced);
     // Ours and still the newest: then it is known what it holds.
     if (linked && highest === next.generation) {
       this.#generationSeenMax = highest;
@@ -161,25 +169,32 @@ export class FileArbiter implements Arbiter {
     return { won: false, word: await this.#readCurrent() };
   }
 
-  async #dropPrepared(): Promise<void> {
-    const prepared = this.#prepared;
-    this.#prepared = null;
-    if (prepared !== null) await unlinkIfThere(prepared.path);
+  async #makeReady(content: string): Promise<ReadiedChange> {
+    const path = this.#path(`${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`);
+    const [before, directory, written] = await Promise.allSettled([
+      this.#readCurrent(),
+      open(this.#directory, 'r'),
+      this.#writeSynced(path, content),
+    ]);
+    try {
+      valueOf(written);
+      return { content, path, before: valueOf(before), directory: valueOf(directory) };
+    } catch (error) {
+      const opened = directory.status === 'fulfilled' ? directory.value : null;
+      this.#afterwards.push(() => putAway({ path, directory: opened }));
+      throw error;
+    }
   }
 
-  #temporaryPath(): string {
-    return this.#path(`${TEMPORARY_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`);
-  }
-
-  /** Opens a file that is closed after the answer. */
-  async #open(path: string, flags: 'r' | 'wx'): Promise<FileHandle> {
-    const file = await open(path, flags, 0o644);
-    this.#afterwards.push(() => file.close());
-    return file;
+  async #dropReadied(): Promise<void> {
+    const readied = this.#readied;
+    this.#readied = null;
+    if (readied !== null) await putAway(readied);
   }
 
   async #writeSynced(path: string, content: string): Promise<void> {
-    const file = await this.#open(path, 'wx');
+    const file = await open(path, 'wx', 0o644);
+    this.#afterwards.push(() => file.close());
     await file.writeFile(content);
     await file.sync();
   }
@@ -320,69 +335,16 @@ export class FileArbiter implements Arbiter {
   }
 }
 
-/**
- * Two results and the success of the rest. Unlike Promise.all it waits for every one to end: what is
- * tidied up then must not be in use any more.
- */
-async function bothOf<A, B>(
-  first: Promise<A>,
-  second: Promise<B>,
-  ...rest: readonly Promise<void>[]
-): Promise<[A, B]> {
-  await Promise.allSettled([first, second, ...rest]);
-  await Promise.all(rest);
-  return [await first, await second];
+/** Removes the temporary name and closes the directory. */
+async function putAway(change: {
+  readonly path: string;
+  readonly directory: FileHandle | null;
+}): Promise<void> {
+  await change.directory?.close();
+  await unlinkIfThere(change.path);
 }
 
-/** True when this call gave the file its second name. */
-async function linkOnce(temporary: string, name: string): Promise<boolean> {
-  try {
-    await link(temporary, name);
-    return true;
-  } catch (error) {
-    // The count of names is the truth: on NFS a repeated request reports EEXIST, or an error, for a
-    // link that the first one made.
-    if ((await stat(temporary)).nlink === 2) return true;
-    if (errnoOf(error) === 'EEXIST') return false;
-    throw error;
-  }
-}
-
-/** The content of a file, or null when it is not there any more. */
-async function readBounded(path: string): Promise<string | null> {
-  let file;
-  try {
-    file = await open(path, 'r');
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw error;
-  }
-  try {
-    const buffer = Buffer.alloc(REGISTER_FILE_BYTES_MAX);
-    const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, 0);
-    return buffer.toString('utf8', 0, bytesRead);
-  } finally {
-    await file.close();
-  }
-}
-
-async function isAbandoned(path: string): Promise<boolean> {
-  try {
-    return Date.now() - (await stat(path)).mtimeMs > TEMPORARY_FILE_AGE_MS_MAX;
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false;
-    throw error;
-  }
-}
-
-async function unlinkIfThere(path: string): Promise<void> {
-  try {
-    await unlink(path);
-  } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error;
-  }
-}
-
-function errnoOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error ? String(error.code) : undefined;
+function valueOf<T>(settled: PromiseSettledResult<T>): T {
+  if (settled.status === 'fulfilled') return settled.value;
+  throw settled.reason;
 }

@@ -16,10 +16,11 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FileArbiter, TEMPORARY_FILE_AGE_MS_MAX } from '../../src/arbiters/file.ts';
+import { FileArbiter } from '../../src/arbiters/file.ts';
+import { TEMPORARY_FILE_AGE_MS_MAX } from '../../src/arbiters/file-steps.ts';
 import { openArbiter } from '../../src/arbiters/index.ts';
 import { formatRegisterFile, registerFileName } from '../../src/arbiters/register-file.ts';
-import { type RegisterWord, solo, startAlone } from '../../src/core/register.ts';
+import { pair, type RegisterWord, solo, startAlone } from '../../src/core/register.ts';
 import { arbiterContract } from '../contracts/arbiter.ts';
 
 arbiterContract('file', async () => {
@@ -67,6 +68,25 @@ describe('file arbiter', () => {
     arbiter.prepare(solo(solo(word)));
     await arbiter.close();
     expect(readdirSync(directory).toSorted()).toEqual([registerFileName(1), registerFileName(2)]);
+  });
+
+  it('loses a prepared change to whoever came between, and wins one prepared too early', async () => {
+    const arbiter = new FileArbiter({ directory });
+    const other = new FileArbiter({ directory });
+    const word = await advance(arbiter, 1);
+    const theirs = pair(word, 'b#1');
+    arbiter.prepare(solo(word));
+    await arbiter.read();
+    expect((await other.compareAndSet(word, theirs)).won).toBe(true);
+    expect(await arbiter.compareAndSet(word, solo(word))).toEqual({ won: false, word: theirs });
+    // Read when the word before it was not there yet.
+    const last = solo(solo(theirs));
+    arbiter.prepare(last);
+    await arbiter.read();
+    expect((await other.compareAndSet(theirs, solo(theirs))).won).toBe(true);
+    expect(await arbiter.compareAndSet(solo(theirs), last)).toEqual({ won: true, word: last });
+    await Promise.all([arbiter.close(), other.close()]);
+    expect(readdirSync(directory).filter((name) => name.startsWith('temporary-'))).toEqual([]);
   });
 
   it('lets exactly one of several processes win each generation', async () => {
