@@ -30,6 +30,9 @@ export function handleWelcome(backup: BackupContext, event: EventOf<'welcome'>):
   backup.generation = event.generation;
   backup.runner = event.runner;
   if (event.plan === 'resume') return resume(backup, event);
+  if (event.plan === 'changed' && backup.image?.isLoaded === true) {
+    return dropLink(backup, 'ERR_PROTOCOL_RESUME', 'nothing here to be patched');
+  }
   // A primary that gives a new image runs alone by the register: the old image may go.
   giveUpImage(backup);
   backup.become(
@@ -42,7 +45,8 @@ export function handleWelcome(backup: BackupContext, event: EventOf<'welcome'>):
 function resume(backup: BackupContext, event: EventOf<'welcome'>): void {
   const { image } = backup;
   const { name } = backup.state;
-  if (image === null || (name !== 'following' && name !== 'suspecting' && name !== 'lost')) {
+  const isHeld = image !== null && !image.isLoaded;
+  if (!isHeld || (name !== 'following' && name !== 'suspecting' && name !== 'lost')) {
     return dropLink(backup, 'ERR_PROTOCOL_RESUME', 'nothing here to resume');
   }
   if (event.fromEpoch > image.receivedEpoch + 1) {
@@ -84,6 +88,7 @@ export function handleEpoch(backup: BackupContext, event: EventOf<'epochReceived
   const { state } = backup;
   const isWanted =
     backup.isCurrent(event.linkId) &&
+    backup.image?.isLoaded !== true &&
     (state.name === 'syncing' || state.name === 'following' || mayTurnBack(state));
   if (!isWanted) return backup.emit({ kind: 'discardPartialEpoch' });
   if (!event.intact || event.epoch < 1) {

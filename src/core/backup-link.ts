@@ -17,7 +17,9 @@ export function handleLinkUp(backup: BackupContext, linkId: LinkId): void {
   if (backup.link !== null) dropLink(backup, 'ERR_TRANSPORT_REPLACED', 'dialled again');
   backup.link = { linkId, welcomeUntilMs: backup.nowMs + backup.options.limits.welcomeMs };
   const { image } = backup;
-  const holds = image === null ? null : { instance: image.instance, epoch: image.receivedEpoch };
+  // What a machine was loaded from can be continued or patched no more.
+  const isOfUse = image !== null && !image.isLoaded;
+  const holds = isOfUse ? { instance: image.instance, epoch: image.receivedEpoch } : null;
   backup.emit({ kind: 'sendHello', linkId, holds });
 }
 

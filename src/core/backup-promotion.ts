@@ -1,12 +1,23 @@
 /**
  * A promotion step by step, each begun only when the one before is certain: promises run out, the
  * register is asked, what was received is applied, the guest started, its output opened.
+ *
+ * One thing comes before it is certain, because it takes as long as the register does: the device
+ * state goes into the waiting machine a little before the last promise ends. A machine that was
+ * loaded can only be started or given up, so from then on no sign of life turns the promotion back;
+ * the register alone can.
  */
 import { assert } from '../base/assert.ts';
 import type { BackupContext } from './backup-context.ts';
 import { becomeLost, dropLink } from './backup-link.ts';
 import { stepOf } from './backup-state.ts';
 import { describeWord, type RegisterWord, sameWord } from './register.ts';
+
+/**
+ * How long before the last promise ends the machine is loaded, milliseconds: what a machine with a
+ * handful of devices takes for it on a busy host. The rest of the wait is left for signs of life.
+ */
+const LOAD_AHEAD_MS = 12;
 
 /** Nothing is promised any more, nor was beyond this time. */
 export function handleSealed(backup: BackupContext, requestId: number, untilMs: number): void {
@@ -21,8 +32,12 @@ export function advancePromotion(backup: BackupContext): void {
   const { state, image } = backup;
   if (state.name !== 'promoting') return;
   const { step } = state;
+  if (step.kind === 'waiting' && backup.nowMs >= loadAtMs(step.untilMs)) {
+    load(backup, step.untilMs);
+    return advancePromotion(backup);
+  }
   // Strictly after: at the very instant a promise ends, it still holds.
-  if (step.kind === 'waiting' && backup.nowMs > step.untilMs) return ask(backup);
+  if (step.kind === 'loading' && backup.nowMs > step.untilMs) return ask(backup);
   if (step.kind !== 'draining' || image === null) return;
   if (image.appliedEpoch !== image.receivedEpoch) return;
   backup.state = { ...state, step: { kind: 'starting' } };
@@ -30,10 +45,24 @@ export function advancePromotion(backup: BackupContext): void {
   backup.emit({ kind: 'startGuest', instance: image.instance, epoch: image.appliedEpoch });
 }
 
+/** When the machine is loaded, of promises that end then; both in milliseconds. */
+export function loadAtMs(untilMs: number): number {
+  return untilMs - LOAD_AHEAD_MS;
+}
+
+/** The link is given up: what it may still bring was never acknowledged, and has no place any more. */
+function load(backup: BackupContext, untilMs: number): void {
+  const { state, image } = backup;
+  assert(state.name === 'promoting' && image !== null, 'promotes only with an image');
+  dropLink(backup, 'ERR_TRANSPORT_PROMOTING', backup.why);
+  backup.state = { ...state, step: { kind: 'loading', untilMs } };
+  image.loaded();
+  backup.emit({ kind: 'loadGuest', instance: image.instance, epoch: image.receivedEpoch });
+}
+
 function ask(backup: BackupContext): void {
   assert(backup.state.name === 'promoting', 'promoting');
   const { from, to } = backup.state;
-  dropLink(backup, 'ERR_TRANSPORT_PROMOTING', backup.why);
   backup.state = { ...backup.state, step: { kind: 'asking' } };
   backup.report(`asking the register for ${describeWord(to)}`);
   backup.emit(...backup.register.change(from, to, backup.nowMs));

@@ -15,6 +15,7 @@ export interface PrimaryLink {
 export type PromotionStep =
   | { readonly kind: 'sealing'; readonly requestId: number }
   | { readonly kind: 'waiting'; readonly untilMs: number }
+  | { readonly kind: 'loading'; readonly untilMs: number }
   | { readonly kind: 'asking' }
   | { readonly kind: 'draining' }
   | { readonly kind: 'starting' };
@@ -49,7 +50,7 @@ export function stepOf(state: BackupState): PromotionStep['kind'] | null {
   return state.name === 'promoting' ? state.step.kind : null;
 }
 
-/** Suspecting, or promoting without having asked: nothing is done yet that cannot be undone. */
+/** Suspecting, or promoting with the image as it was: nothing is done yet that cannot be undone. */
 export function mayTurnBack(state: BackupState): boolean {
   const step = stepOf(state);
   return state.name === 'suspecting' || step === 'sealing' || step === 'waiting';

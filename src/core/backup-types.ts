@@ -17,8 +17,8 @@ import type { Instance, OnSilence, RegisterWord } from './register.ts';
  * - `syncing`: an image is being built; it is torn until the epoch that completes it is here.
  * - `following`: holds a whole image and applies epochs to it.
  * - `suspecting`: the primary seems dead; reading the register. Still answers and promises.
- * - `promoting`: named as partner: stopped promising, waits for its promises to run out, asks the
- *   register, drains, starts the guest. Acknowledges nothing.
+ * - `promoting`: named as partner: stopped promising, waits for its promises to run out, loads the
+ *   guest just before that, asks the register, drains, starts the guest. Acknowledges nothing.
  * - `running`: the guest runs here; a `Primary` takes over from this machine.
  * - `lost`: holds a whole image that may not run (the register names others, or the guest did not
  *   start); waits to be synced anew, or for an operator.
@@ -159,6 +159,11 @@ export type BackupEffect =
    * is won: what of both can be done beforehand, and be in vain, may be done now.
    */
   | { readonly kind: 'prepareChange'; readonly next: RegisterWord }
+  /**
+   * The image is at this epoch for good: once all of it is applied, load the waiting guest with its device
+   * state. Answered only by `applyFailed`, when it is gone; may be repeated.
+   */
+  | { readonly kind: 'loadGuest'; readonly instance: Instance; readonly epoch: Epoch }
   /** Stop promising at once and say until when was promised: promisesSealed. */
   | { readonly kind: 'sealPromises'; readonly requestId: number }
   /** The suspicion was false: promise again. */

@@ -39,6 +39,7 @@ import {
   handleSealed,
   handleStarted,
   handleStartFailed,
+  loadAtMs,
 } from './backup-promotion.ts';
 import { isOver } from './backup-state.ts';
 import {
@@ -167,7 +168,8 @@ export class Backup {
       register.deadlineMs,
       link?.welcomeUntilMs ?? null,
       state.name === 'suspecting' ? state.askAgainAtMs : null,
-      step?.kind === 'waiting' ? step.untilMs + PAST_MS : null,
+      step?.kind === 'waiting' ? loadAtMs(step.untilMs) : null,
+      step?.kind === 'loading' ? step.untilMs + PAST_MS : null,
     ];
   }
 }

@@ -2,7 +2,8 @@
  * The books of one whole image on the backup: which epochs it holds, answered for, and applied.
  *
  * Invariants, asserted at every change: epochs come gap-free and in order,
- * applied <= received, acknowledged <= received, and none of them ever goes backward.
+ * applied <= received, acknowledged <= received, none of them ever goes backward, and nothing is
+ * received any more once the machine was loaded.
  */
 import { assert } from '../base/assert.ts';
 import { asEpoch, type Epoch } from '../base/units.ts';
@@ -13,6 +14,7 @@ export class HeldImage {
   #receivedEpoch: Epoch;
   #acknowledgedEpoch: Epoch;
   #appliedEpoch: Epoch;
+  #isLoaded = false;
 
   /** The image becomes whole with this epoch, which is here and still to be applied. */
   constructor(instance: Instance, firstEpoch: Epoch) {
@@ -36,7 +38,17 @@ export class HeldImage {
     return this.#appliedEpoch;
   }
 
+  /** The waiting machine holds the device state: the image can be started as it is, nothing else. */
+  get isLoaded(): boolean {
+    return this.#isLoaded;
+  }
+
+  loaded(): void {
+    this.#isLoaded = true;
+  }
+
   received(epoch: Epoch): void {
+    assert(!this.#isLoaded, `epoch ${epoch} for a machine that holds its state already`);
     assert(epoch === this.#receivedEpoch + 1, `epoch ${epoch} after ${this.#receivedEpoch}`);
     this.#receivedEpoch = epoch;
   }

@@ -45,6 +45,8 @@ export class BackupImage {
   #standby: Standby | null = null;
   /** What a start was made ready for, as long as no later epoch was put in. */
   #ready: Standing | null = null;
+  /** Ends with the last making ready asked for; one at a time. */
+  #readying: Promise<unknown> = Promise.resolve();
   #restUntilMs = 0;
   /**
    * Ends with the last preparation asked for. One at a time: while a machine is being made its link
@@ -150,18 +152,38 @@ export class BackupImage {
   }
 
   /**
-   * Does what a start will need before it is certain that there will be one: what is handed over by now
-   * is put in, and the machine made ready to start from it. Never rejects: a start meets the same trouble
-   * and tells of it.
+   * Does what a load will need before it is certain that there will be one: what is handed over by now is
+   * put in, and the machine made ready. Never rejects: a start meets the same trouble and tells of it.
    */
-  async beforeStart(): Promise<void> {
-    try {
-      const found = await this.#standing();
-      found.standby.incoming.beforeStart(found.state);
-      this.#ready = found;
-    } catch (error) {
-      this.#log.info({ error: toRomulusError(error).toJSON() }, 'the machine is not made ready');
-    }
+  async makeReady(): Promise<void> {
+    await this.#beforeStart(({ incoming }, state) => incoming.beforeLoad(state));
+  }
+
+  /**
+   * Puts in what was handed over, and loads the machine: nothing may be put in after that. Gives it, or
+   * null when it could not be loaded. Never rejects, as `makeReady`.
+   */
+  async load(): Promise<Standby | null> {
+    return await this.#beforeStart(({ incoming }, state) => incoming.load(state));
+  }
+
+  #beforeStart(how: (standby: Standby, state: Uint8Array) => void): Promise<Standby | null> {
+    const before = this.#readying;
+    const readying = (async (): Promise<Standby | null> => {
+      await before;
+      try {
+        const found = await this.#standing();
+        how(found.standby, found.state);
+        this.#ready = found;
+        return found.standby;
+      } catch (error) {
+        const known = toRomulusError(error).toJSON();
+        this.#log.info({ error: known }, 'the machine is not made ready');
+        return null;
+      }
+    })();
+    this.#readying = readying;
+    return readying;
   }
 
   /**
@@ -169,6 +191,7 @@ export class BackupImage {
    * @throws {RomulusError} what could not be applied.
    */
   async whole(epoch: Epoch): Promise<Standing> {
+    await this.#readying;
     const ready = this.#ready;
     if (ready?.epoch === epoch && ready.standby === this.#standby) return ready;
     const found = await this.#standing();
@@ -180,7 +203,11 @@ export class BackupImage {
     await this.#apply.settled();
     const standby = this.#standby;
     assert(standby !== null, 'a machine is started that was never prepared');
-    return { standby, ...(await this.#apply.deviceState()) };
+    const { epoch, state } = await this.#apply.deviceState();
+    const ready = this.#ready;
+    // The same object, if it is the same state: by that the machine knows it.
+    if (ready?.epoch === epoch && ready.standby === standby) return ready;
+    return { standby, epoch, state };
   }
 
   /** The machine runs: it is an image no more. */

@@ -189,7 +189,10 @@ export class BackupSession {
         return;
       case 'prepareChange':
         parts.arbiter.prepare(effect.next);
-        void this.#image.beforeStart();
+        void this.#image.makeReady();
+        return;
+      case 'loadGuest':
+        void this.#promotion.load(effect.instance);
         return;
       case 'sealPromises': {
         const untilMs = Number(this.#watch.words.seal()) / 1e6;

@@ -1,6 +1,6 @@
 /**
- * A promotion, once the core has decided on it: starts the waiting machine, and keeps the times
- * and reasons that are told of it.
+ * A promotion, once the core has decided on it: loads and starts the waiting machine, and keeps the
+ * times and reasons that are told of it.
  */
 import type { Logger } from 'pino';
 import { assert } from '../base/assert.ts';
@@ -33,6 +33,8 @@ export class Promotion {
   readonly #options: PromotionOptions;
   readonly #log: Logger;
   #started: StartedMachine | null = null;
+  /** The machine that is noted as this node's, and as which instance. */
+  #noted: { readonly standby: Standby; readonly instance: Instance } | null = null;
   #verdictAtNs = 0n;
   #verdictWhy = '';
   #decidedAtNs = 0n;
@@ -60,6 +62,17 @@ export class Promotion {
     this.#options.parts.audit.record('decided', { why: this.#decidedWhy });
   }
 
+  /** Loads the machine from the image, which changes no more. Never rejects. */
+  async load(instance: Instance): Promise<void> {
+    const standby = await this.#options.image.load();
+    try {
+      if (standby !== null) this.#note(standby, instance);
+    } catch (error) {
+      // The start meets the same trouble and tells of it.
+      this.#log.info({ error: toRomulusError(error).toJSON() }, 'the machine is not noted');
+    }
+  }
+
   /** Starts the machine from the image, which stands at this epoch; answers the core. Never rejects. */
   async start(
     epoch: Epoch,
@@ -80,13 +93,7 @@ export class Promotion {
       // Its first words must wait for openOutput, not be dropped.
       parts.gate.hold();
       parts.setMachine(standby.net);
-      // Before it runs: an engine that dies right after must find its machine again.
-      parts.saveMachine({
-        instance,
-        kind: standby.address.kind,
-        socketPath: standby.address.controlPath,
-        pid: standby.incoming.pid,
-      });
+      this.#note(standby, instance);
       if (staysPaused) this.#log.warn('its user had paused the machine: the copy stays paused');
       const guest = await standby.incoming.start(state, { staysPaused });
       this.#runningAtNs = nowNs();
@@ -101,6 +108,22 @@ export class Promotion {
       parts.emit({ event: 'error', code, message, remedy });
       step({ kind: 'guestStartFailed', why: known.message });
     }
+  }
+
+  /**
+   * Before it runs: an engine that dies right after must find its machine again. One that dies before
+   * that takes the waiting machine along, and the note means nothing.
+   */
+  #note(standby: Standby, instance: Instance): void {
+    if (this.#noted?.standby === standby && this.#noted.instance === instance) return;
+    const { address, incoming } = standby;
+    this.#options.parts.saveMachine({
+      instance,
+      kind: address.kind,
+      socketPath: address.controlPath,
+      pid: incoming.pid,
+    });
+    this.#noted = { standby, instance };
   }
 
   /** On shared disks two machines must never write: the other side is fenced before ours starts. */

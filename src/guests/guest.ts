@@ -162,13 +162,20 @@ export interface IncomingGuest {
   /** Unix socket of the machine's net, open already while it waits; null when it has none of ours. */
   readonly netSocketPath: string | null;
   /**
-   * Does beforehand, while it waits, what a start from this state will need; may be called again with a
-   * later one. A `start` with the same object then takes for granted that memory is what it was.
+   * Does beforehand, while it waits, what loading this state will need; may be called again with a
+   * later one. A `load` of the same object then takes for granted that memory is what it was.
    * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT; it waits on.
    */
-  beforeStart(deviceState: Uint8Array): void;
+  beforeLoad(deviceState: Uint8Array): void;
   /**
-   * Loads the device state and starts the vCPUs. Resolves when they run, or, with `staysPaused`,
+   * Loads the device state, without waiting for that. The machine may write to its memory while it does,
+   * and nobody else may any more: it can only be started, with this state, or discarded. Again with the
+   * same object: nothing.
+   * @throws {RomulusError} ERR_GUEST_STATE_CORRUPT; it waits on.
+   */
+  load(deviceState: Uint8Array): void;
+  /**
+   * Starts the vCPUs, and loads the device state if that was not done. Resolves when they run, or, with `staysPaused`,
    * when they could: the machine's user paused it, and resumes it.
    */
   start(

@@ -31,6 +31,12 @@ interface Image {
   readonly pages: number[];
   seq: number;
   epoch: number;
+  /** The waiting machine holds its device state: its memory is nobody else's any more. */
+  isLoaded: boolean;
+}
+
+function blankImage(instance: string, pages: readonly number[]): Image {
+  return { instance, pages: [...pages], seq: 0, epoch: 0, isLoaded: false };
 }
 
 export class BackupProcess extends Process<BackupEvent, BackupEffect> {
@@ -39,7 +45,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
   readonly #site: Site;
   readonly #detector: ToyDetector;
   #linkId: number | null = null;
-  #image: Image = { instance: '', pages: [...EMPTY_STATE.pages], seq: 0, epoch: 0 };
+  #image: Image = blankImage('', EMPTY_STATE.pages);
   readonly #received = new Map<number, EpochMessage>();
   #baseDigest = 0;
   /** The apply thread: one task after the other. */
@@ -213,6 +219,8 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
       case 'discardPartialEpoch':
       case 'prepareChange':
         return;
+      case 'loadGuest':
+        return this.#loadGuest(effect.instance, effect.epoch);
       case 'startGuest':
         return this.#startGuest(effect.instance, effect.epoch);
       case 'openOutput':
@@ -242,8 +250,8 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
     // Behind what was handed over before, so that `changed` patches a settled image.
     this.#enqueue(() => {
       const old = this.#image;
-      const pages = plan === 'full' ? [...EMPTY_STATE.pages] : [...old.pages];
-      this.#image = { instance, pages, seq: 0, epoch: 0 };
+      if (plan === 'changed' && old.isLoaded) throw new Error('asked to patch a loaded machine');
+      this.#image = blankImage(instance, plan === 'full' ? EMPTY_STATE.pages : old.pages);
       this.dispatch({ kind: 'imagePrepared', linkId, instance });
     });
   }
@@ -266,6 +274,7 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
     this.#enqueue(() => {
       const image = this.#image;
       if (image.instance !== instance) return;
+      if (image.isLoaded) throw new Error('asked to write to a loaded machine');
       for (const { index, value } of message.pages) image.pages[index] = value;
       image.seq = message.seq;
       image.epoch = epoch;
@@ -278,6 +287,17 @@ export class BackupProcess extends Process<BackupEvent, BackupEffect> {
           epoch,
         });
       }
+    });
+  }
+
+  #loadGuest(instance: string, epoch: number): void {
+    // Behind what was handed over before.
+    this.#enqueue(() => {
+      const image = this.#image;
+      if (image.instance !== instance) return;
+      if (image.epoch !== epoch)
+        throw new Error(`asked to load ${instance}@${epoch}, holds @${image.epoch}`);
+      image.isLoaded = true;
     });
   }
 

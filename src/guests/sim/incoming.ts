@@ -100,7 +100,10 @@ export class IncomingSim implements IncomingGuest {
   }
 
   /** There is nothing that the start of a simulated machine could be spared. */
-  beforeStart(): void {}
+  beforeLoad(): void {}
+
+  /** It loads and starts with one command, in no time. */
+  load(): void {}
 
   async start(deviceState: Uint8Array): Promise<SimGuest> {
     if (this.#state !== 'waiting') {

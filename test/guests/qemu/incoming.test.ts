@@ -153,8 +153,8 @@ describe.skipIf(!hasQemu)('a prepared QEMU', { timeout: TIMEOUT_MS }, () => {
       const { incoming, serial } = await prepared(machine);
       fill(machine, incoming.blocks);
       const { deviceState, contents } = machine;
-      expect(() => incoming.beforeStart(deviceState.subarray(0, 1000))).toThrow(/cut short/);
-      incoming.beforeStart(deviceState);
+      expect(() => incoming.beforeLoad(deviceState.subarray(0, 1000))).toThrow(/cut short/);
+      incoming.beforeLoad(deviceState);
       if (isLater) {
         contents.get('/rom@etc/acpi/tables')?.fill(0x5a, 4096, 4100);
         fill(machine, incoming.blocks);
@@ -164,6 +164,45 @@ describe.skipIf(!hasQemu)('a prepared QEMU', { timeout: TIMEOUT_MS }, () => {
       expect(guest.times.pageCount).toBe(pageCount);
       await serial.says(/(?:c \d+\r?\n){10}/);
     }
+  });
+
+  it('is loaded before it may run, waits, and runs at the last bytes', async () => {
+    const machine = await captured();
+    const { incoming, serial } = await prepared(machine);
+    fill(machine, incoming.blocks);
+    const half = machine.deviceState.subarray(0, machine.deviceState.byteLength >> 1);
+    expect(() => incoming.load(half)).toThrow(/cut short/);
+    incoming.load(machine.deviceState);
+    incoming.load(machine.deviceState);
+    // It says nothing, and cannot be given another state.
+    await sleep(300);
+    expect(serial.text).toBe('');
+    expect(isAlive(incoming.pid)).toBe(true);
+    const other = Buffer.from(machine.deviceState);
+    expect(() => incoming.load(other)).toThrow(/was loaded before/);
+    expect(await refusal(incoming.start(other))).toMatchObject({ code: 'ERR_GUEST_STATE' });
+    const before = counted(machine.said);
+    await started(incoming, machine.deviceState);
+    await serial.says(/(?:c \d+\r?\n){20}/);
+    expect(counted(machine.said + serial.text)).toBeGreaterThan(before + 10);
+  });
+
+  it('ends when it was loaded and is given up, or refuses what it was loaded with', async () => {
+    const machine = await captured();
+    const first = await prepared(machine);
+    first.incoming.load(machine.deviceState);
+    await first.incoming.discard();
+    expect(isAlive(first.incoming.pid)).toBe(false);
+    expect(first.serial.text).toBe('');
+    const { incoming } = await prepared(machine);
+    const lost = new Promise<string>((resolve) => {
+      incoming.onLost(resolve);
+    });
+    const state = Buffer.from(machine.deviceState);
+    state.write('tImer', state.indexOf('timer'), 'latin1');
+    incoming.load(state);
+    expect(await lost).toMatch(/tImer/);
+    expect(await refusal(incoming.start(state))).toMatchObject({ code: 'ERR_GUEST_STATE' });
   });
 
   it('refuses a damaged state and can still be started with a whole one', async () => {

@@ -4,13 +4,16 @@
  * Its stream is ours. The constant part (configuration, list of small blocks) goes out as soon as it
  * lives, so a machine that differs from the primary's is refused then and not at the failover. The
  * contents of the small blocks follow in the background. At promotion what is left is the pages of
- * small blocks that changed meanwhile, the device sections, and the description:
+ * small blocks that changed meanwhile, the device sections, and the description, at whose end QEMU
+ * opens its disks and starts the vCPUs:
  *
- *   prepared            while it waits                    start
- *   head, all pages ... part: changed pages, now and then ... end: changed pages, devices, tail
+ *   prepared            while it waits                    load                         start
+ *   head, all pages ... part: changed pages, now and then ... end: changed pages, devices ... tail
  *
- * Who expects to start it soon says so before (`beforeStart`): then the state is checked and the changed
- * pages are sent by the time that the right to run is won.
+ * Who expects to load it soon says so before (`beforeLoad`): then the state is checked and the changed
+ * pages are sent by that time. Loading takes QEMU a few milliseconds; who is almost certain to start it has
+ * it loaded beside the last questions. A loaded machine has no way back: some devices write to memory
+ * when they are loaded, and some would keep two requests in flight if they were loaded twice.
  *
  * Main RAM is never mentioned in the stream: QEMU has the memory mapped that replication writes.
  *
@@ -40,8 +43,8 @@ const FEED_WAITING_BYTES_MAX = 4 * 1024 * 1024;
 
 /** What a start consisted of, milliseconds. */
 export interface StartTimes {
-  /** Checking the device state and finding what changed in small blocks. */
-  readonly readyMs: number;
+  /** What was left to do of the load: checking the state, finding what changed in small blocks. */
+  readonly loadMs: number;
   /** From the call until the vCPUs ran. */
   readonly runningMs: number;
   /** Pages of small blocks that were still to be sent. */
@@ -74,7 +77,7 @@ export interface IncomingParts {
  */
 const WAITING_NICENESS = constants.priority.PRIORITY_HIGH;
 
-type State = 'waiting' | 'starting' | 'running' | 'failed' | 'discarded';
+type State = 'waiting' | 'loaded' | 'starting' | 'running' | 'failed' | 'discarded';
 
 /** The machine as it runs after the start, before anybody attached to it. */
 export class StartedQemu {
@@ -113,8 +116,10 @@ export class IncomingQemu {
   #feedTimer: NodeJS.Timeout | null = null;
   #onLost: ((why: string) => void) | null = null;
   #lost: string | null = null;
-  /** The state that was made ready, and what of it goes into the stream. */
+  /** The state that was made ready or loaded, and what of it goes into the stream. */
   #ready: { readonly state: Uint8Array; readonly sections: Uint8Array } | null = null;
+  /** Pages of small blocks that went out with the load. */
+  #loadedPageCount = 0;
   /** Its niceness before we changed it; null where we may not. */
   #nicenessBefore: number | null = null;
 
@@ -127,7 +132,7 @@ export class IncomingQemu {
     this.disks = parts.replicas.map(({ id, fd, bytes }) => ({ id, fd, bytes }));
     this.#feed = new SmallBlockFeed(parts.smallBlocks);
     parts.process.onEnd((how) => {
-      if (this.#state !== 'waiting') return;
+      if (this.#state !== 'waiting' && this.#state !== 'loaded') return;
       this.#stopFeeding();
       this.#lost = `the waiting QEMU ended (${how}): ${parts.process.lastWords}`;
       this.#onLost?.(this.#lost);
@@ -168,13 +173,33 @@ export class IncomingQemu {
   }
 
   /** As in IncomingGuest. */
-  beforeStart(deviceState: Uint8Array): void {
+  beforeLoad(deviceState: Uint8Array): void {
     if (this.#state !== 'waiting' || this.#lost !== null) return;
     this.#ready = null;
     const sections = deviceSectionsOf(deviceState);
     const pages = this.#feed.changedPages();
     if (pages.length > 0) this.#parts.process.stream.write(ramSection('part', pages));
     this.#ready = { state: deviceState, sections };
+  }
+
+  /** As in IncomingGuest. @throws {RomulusError} ERR_GUEST_STATE when it does not wait any more. */
+  load(deviceState: Uint8Array): void {
+    const isLost = this.#lost !== null;
+    if (!isLost && this.#state === 'loaded' && this.#ready?.state === deviceState) return;
+    if (isLost || this.#state !== 'waiting') {
+      const what = isLost ? 'lost' : this.#state;
+      throw new RomulusError('ERR_GUEST_STATE', `the prepared machine was ${what} before`, {
+        remedy: 'Prepare another one.',
+      });
+    }
+    const ready = this.#ready?.state === deviceState ? this.#ready : null;
+    const sections = ready?.sections ?? deviceSectionsOf(deviceState);
+    this.#ready = { state: deviceState, sections };
+    this.#state = 'loaded';
+    this.#stopFeeding();
+    const pages = ready !== null ? [] : this.#feed.changedPages();
+    this.#loadedPageCount = pages.length;
+    this.#parts.process.stream.write(Buffer.concat([ramSection('end', pages), sections]));
   }
 
   /**
@@ -186,28 +211,20 @@ export class IncomingQemu {
     deviceState: Uint8Array,
     options: { readonly staysPaused: boolean } = { staysPaused: false },
   ): Promise<StartedQemu> {
-    if (this.#state !== 'waiting' || this.#lost !== null) {
-      const what = this.#lost === null ? this.#state : 'lost';
-      throw new RomulusError('ERR_GUEST_STATE', `the prepared machine was ${what} before`, {
-        remedy: 'Prepare another one.',
-      });
-    }
     const calledMs = performance.now();
-    const ready = this.#ready?.state === deviceState ? this.#ready : null;
-    const sections = ready?.sections ?? deviceSectionsOf(deviceState);
+    this.load(deviceState);
+    const loadMs = performance.now() - calledMs;
     this.#state = 'starting';
-    this.#stopFeeding();
     const { process, monitor } = this.#parts;
-    const pages = ready === null ? this.#feed.changedPages() : [];
-    const rest = [ramSection('end', pages), sections, streamTail()];
-    const readyMs = performance.now() - calledMs;
     try {
       // While its machine still comes in, QEMU takes a `stop` as "do not start it then".
       if (options.staysPaused) await monitor.command('stop');
       const loaded = options.staysPaused
         ? untilLoaded(process, monitor)
         : untilRunning(process, monitor);
-      await Promise.all([written(process.stream, rest), loaded.promise]).finally(loaded.stop);
+      await Promise.all([written(process.stream, [streamTail()]), loaded.promise]).finally(
+        loaded.stop,
+      );
     } catch (error) {
       this.#state = 'failed';
       const cause = toRomulusError(error);
@@ -221,7 +238,11 @@ export class IncomingQemu {
     monitor.close();
     // From now on the disks are the machine's alone.
     for (const replica of this.#parts.replicas) replica.close();
-    return new StartedQemu(process, { readyMs, runningMs, pageCount: pages.length });
+    return new StartedQemu(process, {
+      loadMs,
+      runningMs,
+      pageCount: this.#loadedPageCount,
+    });
   }
 
   /** As in IncomingGuest; after a start it only lets go of the memory's mappings. */
