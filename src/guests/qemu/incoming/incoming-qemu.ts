@@ -4,8 +4,8 @@
  * Its stream is ours. The constant part (configuration, list of small blocks) goes out as soon as it
  * lives, so a machine that differs from the primary's is refused then and not at the failover. The
  * contents of the small blocks follow in the background. At promotion what is left is the pages of
- * small blocks that changed meanwhile, the device sections, and the description, at whose end QEMU
- * opens its disks and starts the vCPUs:
+ * small blocks that changed meanwhile, the device sections, and the tail. At its first byte the machine is
+ * QEMU's, which opens the disks and starts the vCPUs, whatever becomes of us; before it, QEMU ends with us:
  *
  *   prepared            while it waits                    load                         start
  *   head, all pages ... part: changed pages, now and then ... end: changed pages, devices ... tail

@@ -24,6 +24,8 @@ export interface DeviceSection {
 export const DEVICE_SECTIONS_MAX = 4096;
 const CHAIN_STEPS_MAX = 65_536;
 const FOOTER_BYTES = 5;
+/** The byte that ends the sections. */
+const END_MARK_BYTES = 1;
 
 interface Head {
   readonly id: number;
@@ -79,10 +81,10 @@ export function checkDeviceState(state: Uint8Array): readonly DeviceSection[] {
   throw corrupt('is damaged or cut short in the section that begins', farthestOffset);
 }
 
-/** The device sections and the mark that ends them: what follows the RAM in a stream. */
+/** The device sections without the mark that ends them: what follows the RAM in a stream. */
 export function deviceSectionsOf(state: Uint8Array): Uint8Array {
   checkDeviceState(state);
-  return state.subarray(STREAM_HEADER_BYTES);
+  return state.subarray(STREAM_HEADER_BYTES, state.byteLength - END_MARK_BYTES);
 }
 
 function headAt(view: DataView, state: Uint8Array, offset: number): Head | null {

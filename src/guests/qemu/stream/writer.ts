@@ -111,10 +111,19 @@ export function* pagesOf(blocks: readonly SmallBlock[]): Iterable<StreamPage> {
   }
 }
 
-/** What goes out after the device sections: a description that says nothing. */
+/**
+ * What goes out after the device sections: the mark that ends them, and a description that says nothing.
+ * The mark is what makes a machine: a QEMU that has read it runs the machine even if the stream
+ * then breaks off (qemu_loadvm_state in migration/savevm.c takes a missing description for no reason to
+ * fail), while one that has not ends with an error.
+ */
 export function streamTail(): Uint8Array {
   const json = asciiBytes('{}');
-  return joinBytes([Uint8Array.of(SECTION.description), u32Bytes(json.byteLength), json]);
+  return joinBytes([
+    Uint8Array.of(SECTION.endOfSections, SECTION.description),
+    u32Bytes(json.byteLength),
+    json,
+  ]);
 }
 
 function* pieces(options: SynthesizeOptions, devices: Uint8Array): Iterable<Uint8Array> {
