@@ -102,7 +102,10 @@ export class FileArbiter implements Arbiter {
     if (this.#readied?.content === content) return;
     this.#bounded('prepare', async () => {
       await this.#dropReadied();
-      this.#readied = await this.#makeReady(content);
+      const readied = await this.#makeReady(content);
+      // On storage that hung for longer than closing waits.
+      if (this.#closed) await putAway(readied);
+      else this.#readied = readied;
     }).catch((error: unknown) => {
       // The change itself meets the same trouble, and tells its caller.
       this.#pruneError = error;

@@ -30,7 +30,7 @@ export function handleWelcome(backup: BackupContext, event: EventOf<'welcome'>):
   backup.generation = event.generation;
   backup.runner = event.runner;
   if (event.plan === 'resume') return resume(backup, event);
-  if (event.plan === 'changed' && backup.image?.isLoaded === true) {
+  if (event.plan === 'changed' && (backup.image === null || backup.image.isLoaded)) {
     return dropLink(backup, 'ERR_PROTOCOL_RESUME', 'nothing here to be patched');
   }
   // A primary that gives a new image runs alone by the register: the old image may go.

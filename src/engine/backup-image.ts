@@ -108,6 +108,7 @@ export class BackupImage {
   ): Promise<void> {
     const { parts, step } = this.#options;
     const instance = `${parts.config.node}#${randomBytes(4).toString('hex')}`;
+    this.#ready = null;
     try {
       if (plan === 'full') await this.#replaceStandby(descriptor);
       else await this.#apply.restate();
