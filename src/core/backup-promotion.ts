@@ -5,7 +5,9 @@
  * One thing comes before it is certain, because it takes as long as the register does: the device
  * state goes into the waiting machine a little before the last promise ends. A machine that was
  * loaded can only be started or given up, so from then on no sign of life turns the promotion back;
- * the register alone can.
+ * the register alone can. Where no promise is left to wait for, nothing is loaded beforehand: that is
+ * how silence ends, the primary may be alive and asking too, and an image not loaded stays one that can
+ * be carried on.
  */
 import { assert } from '../base/assert.ts';
 import type { BackupContext } from './backup-context.ts';
@@ -32,12 +34,13 @@ export function advancePromotion(backup: BackupContext): void {
   const { state, image } = backup;
   if (state.name !== 'promoting') return;
   const { step } = state;
-  if (step.kind === 'waiting' && backup.nowMs >= loadAtMs(step.untilMs)) {
-    load(backup, step.untilMs);
-    return advancePromotion(backup);
+  if (step.kind === 'waiting' || step.kind === 'loading') {
+    // Strictly after: at the very instant a promise ends, it still holds.
+    if (backup.nowMs > step.untilMs) return ask(backup);
+    if (step.kind === 'waiting' && backup.nowMs >= loadAtMs(step.untilMs))
+      load(backup, step.untilMs);
+    return;
   }
-  // Strictly after: at the very instant a promise ends, it still holds.
-  if (step.kind === 'loading' && backup.nowMs > step.untilMs) return ask(backup);
   if (step.kind !== 'draining' || image === null) return;
   if (image.appliedEpoch !== image.receivedEpoch) return;
   backup.state = { ...state, step: { kind: 'starting' } };
@@ -63,6 +66,7 @@ function load(backup: BackupContext, untilMs: number): void {
 function ask(backup: BackupContext): void {
   assert(backup.state.name === 'promoting', 'promoting');
   const { from, to } = backup.state;
+  dropLink(backup, 'ERR_TRANSPORT_PROMOTING', backup.why);
   backup.state = { ...backup.state, step: { kind: 'asking' } };
   backup.report(`asking the register for ${describeWord(to)}`);
   backup.emit(...backup.register.change(from, to, backup.nowMs));
