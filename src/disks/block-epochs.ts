@@ -44,6 +44,13 @@ export class BlockEpochs {
       written[block] = Math.max(written[block] ?? 0, epoch);
   }
 
+  /** Whether none of these bytes' blocks was noted as written. */
+  isUnwritten({ disk, offset, byteCount }: DiskStretch): boolean {
+    const first = Math.floor(offset / BLOCK_BYTES);
+    const end = Math.ceil((offset + byteCount) / BLOCK_BYTES);
+    return this.#written[disk]?.subarray(first, end).every((epoch) => epoch === 0) ?? false;
+  }
+
   /** These blocks of a disk are written, one bit for each, lowest first; no epoch contains that yet. */
   noteLater(disk: number, blocks: Uint8Array): void {
     const written = this.#written[disk];

@@ -1,18 +1,22 @@
 /**
- * Disks of a running QEMU, opened for reading while it writes to them: through their own files where
- * these hold the bytes as the guest sees them, and else through QEMU.
+ * Disks of a running QEMU, opened for reading while it writes to them: through their own files as far
+ * as these hold the bytes as the guest sees them, and else through QEMU.
  */
 import { assert } from '../base/assert.ts';
+import type { DiskFile } from '../base/disk-file.ts';
 import { toRomulusError } from '../base/errors.ts';
 import type { SpareBuffers } from '../base/spare-buffers.ts';
-import { DiskImage, type ReadableDisk } from './disk-image.ts';
+import type { NbdReader } from './nbd/reader.ts';
+import { Qcow2Image } from './qcow2/image.ts';
 import { type DescriptorMonitor, QemuExport } from './qemu-export.ts';
 import type { FoundDisk } from './qemu-mirror.ts';
+import { RawImage } from './raw-image.ts';
+import type { ReadableDisk } from './readable-disk.ts';
 
 /** A disk to be read. */
 export interface DiskToRead extends FoundDisk {
-  /** Its file, if that holds its bytes as they are. */
-  readonly imagePath: string | null;
+  /** Where its bytes lie, if that is known. */
+  readonly file: DiskFile | null;
 }
 
 export interface DiskReadersOptions {
@@ -20,56 +24,62 @@ export interface DiskReadersOptions {
   readonly disks: readonly DiskToRead[];
   /** Files are read into these. */
   readonly buffers: SpareBuffers;
+  /** QEMU's server, where it is needed, will listen there. */
+  readonly exportPath: string;
 }
 
 /** Some disks, open until closed. */
 export class DiskReaders {
-  readonly #readers: ReadonlyMap<number, ReadableDisk>;
-  readonly #export: QemuExport | null;
+  readonly #monitor: DescriptorMonitor;
+  readonly #options: DiskReadersOptions;
+  readonly #readers = new Map<number, ReadableDisk>();
+  #export: QemuExport | null = null;
 
-  private constructor(readers: ReadonlyMap<number, ReadableDisk>, served: QemuExport | null) {
-    this.#readers = readers;
-    this.#export = served;
+  private constructor(monitor: DescriptorMonitor, options: DiskReadersOptions) {
+    this.#monitor = monitor;
+    this.#options = options;
   }
 
   /**
-   * Opens all. QEMU's server, where it is needed, will listen at `exportPath`.
+   * Opens all: raw disks through their files, the others through QEMU.
    * @throws {RomulusError} ERR_DISK_READ, and the monitor's own; nothing is open then.
    */
-  static async open(
-    monitor: DescriptorMonitor,
-    options: DiskReadersOptions & { readonly exportPath: string },
-  ): Promise<DiskReaders> {
-    const { disks, exportPath, buffers } = options;
-    const unread = disks.flatMap(({ imagePath, node }, disk) =>
-      imagePath === null ? [{ disk, node }] : [],
-    );
-    const served = unread.length === 0 ? null : await QemuExport.open(monitor, exportPath, unread);
-    const readers = new Map<number, ReadableDisk>();
+  static async open(monitor: DescriptorMonitor, options: DiskReadersOptions): Promise<DiskReaders> {
+    const opened = new DiskReaders(monitor, options);
     try {
-      for (const [disk, { imagePath, diskBytes }] of disks.entries())
-        if (imagePath !== null)
-          readers.set(disk, DiskImage.open({ path: imagePath, diskBytes, buffers }));
-        else if (served !== null) readers.set(disk, await served.reader(disk, diskBytes));
+      for (const [disk, found] of options.disks.entries())
+        opened.#readers.set(disk, opened.#openRaw(found) ?? (await opened.#openThrough(disk)));
     } catch (error) {
-      await new DiskReaders(readers, served).close();
+      await opened.close();
       throw error;
     }
-    return new DiskReaders(readers, served);
+    return opened;
   }
 
-  /** Opens those whose files can be read; the others are not among its `disks`. */
-  static ofFiles({ disks, buffers }: DiskReadersOptions): DiskReaders {
-    const readers = new Map<number, ReadableDisk>();
-    for (const [disk, { imagePath, diskBytes }] of disks.entries())
+  /**
+   * Opens those whose files can be read; the others are not among its `disks`. `isUnwritten` tells whether
+   * the machine did not write there since, as far as is known when a stretch is read.
+   * @throws {RomulusError} the monitor's own; nothing is open then.
+   */
+  static async ofFiles(
+    monitor: DescriptorMonitor,
+    options: DiskReadersOptions & {
+      readonly isUnwritten: (disk: number, offset: number, byteCount: number) => boolean;
+    },
+  ): Promise<DiskReaders> {
+    const opened = new DiskReaders(monitor, options);
+    for (const [disk, found] of options.disks.entries())
       try {
-        if (imagePath !== null)
-          readers.set(disk, DiskImage.open({ path: imagePath, diskBytes, buffers }));
+        const reader =
+          opened.#openRaw(found) ?? (await opened.#openQcow2(disk, options.isUnwritten));
+        if (reader !== null) opened.#readers.set(disk, reader);
       } catch (error) {
         // Nothing is lost by it: QEMU can read what we cannot.
-        if (toRomulusError(error).code !== 'ERR_DISK_READ') throw error;
+        if (toRomulusError(error).code === 'ERR_DISK_READ') continue;
+        await opened.close();
+        throw error;
       }
-    return new DiskReaders(readers, null);
+    return opened;
   }
 
   /** Which disks are open, by their numbers. */
@@ -91,5 +101,38 @@ export class DiskReaders {
   async close(): Promise<void> {
     for (const reader of this.#readers.values()) reader.close();
     await this.#export?.close().catch(() => undefined);
+  }
+
+  #openRaw({ file, diskBytes }: DiskToRead): RawImage | null {
+    if (file?.format !== 'raw') return null;
+    return RawImage.open({ file, diskBytes, buffers: this.#options.buffers });
+  }
+
+  async #openQcow2(
+    disk: number,
+    isUnwritten: (disk: number, offset: number, byteCount: number) => boolean,
+  ): Promise<Qcow2Image | null> {
+    const { file, diskBytes } = this.#disk(disk);
+    if (file?.format !== 'qcow2') return null;
+    return Qcow2Image.open(
+      {
+        file,
+        diskBytes,
+        buffers: this.#options.buffers,
+        isUnwritten: (offset, byteCount) => isUnwritten(disk, offset, byteCount),
+      },
+      () => this.#openThrough(disk),
+    );
+  }
+
+  async #openThrough(disk: number): Promise<NbdReader> {
+    this.#export ??= await QemuExport.open(this.#monitor, this.#options.exportPath);
+    return this.#export.reader(disk, this.#disk(disk));
+  }
+
+  #disk(disk: number): DiskToRead {
+    const found = this.#options.disks[disk];
+    assert(found !== undefined, `there is no disk ${disk}`);
+    return found;
   }
 }

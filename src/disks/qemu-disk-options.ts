@@ -1,4 +1,5 @@
 /** What is asked of those who follow the disks of a running QEMU, and what they give. */
+import type { DiskFile } from '../base/disk-file.ts';
 import type { RomulusError } from '../base/errors.ts';
 import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { DiskChunk } from './disk.ts';
@@ -8,8 +9,8 @@ import type { DescriptorMonitor } from './qemu-export.ts';
 export interface WantedDisk {
   /** Drive id, node name or id of a guest device. */
   readonly name: string;
-  /** Where its bytes can be read, as the guest sees them; null: through QEMU only. */
-  readonly imagePath: string | null;
+  /** Where its bytes lie; null: they are read through QEMU only. */
+  readonly file: DiskFile | null;
 }
 
 export interface QemuDiskOptions {

@@ -24,11 +24,11 @@
  */
 import { rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
+import type { DiskFile } from '../base/disk-file.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { closeDuplicate } from '../native/descriptors.ts';
 import { DiskIntake, type OpenedConnection, type WrittenPiece } from '../native/disk-intake.ts';
 import { BLOCK_BYTES, BlockEpochs } from './block-epochs.ts';
-import { pieceBuffers, READ_BYTES_MAX } from './disk-image.ts';
 import { CopyBrake } from './copy-brake.ts';
 import { DiskReaders, type DiskReadersOptions } from './disk-readers.ts';
 import { DiskReading } from './disk-reading.ts';
@@ -37,6 +37,7 @@ import { NbdServer } from './nbd/server.ts';
 import type { BasePieces, QemuDiskOptions } from './qemu-disk-options.ts';
 import { removeExports } from './qemu-export.ts';
 import { findDisks, type FoundDisk, jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
+import { pieceBuffers, READ_BYTES_MAX } from './readable-disk.ts';
 
 /** About as much of what was received is handed over at once. */
 const HANDFUL_BYTES = 4 * 1024 * 1024;
@@ -118,14 +119,15 @@ export class QemuDisks {
   }
 
   #toRead(): DiskReadersOptions {
-    const { disks, readsFiles = true } = this.#options;
-    const pathOf = (disk: number): string | null => disks[disk]?.imagePath ?? null;
+    const { disks, readsFiles = true, exportPath } = this.#options;
+    const fileOf = (disk: number): DiskFile | null => disks[disk]?.file ?? null;
     return {
       disks: this.disks.map((found, disk) => ({
         ...found,
-        imagePath: readsFiles ? pathOf(disk) : null,
+        file: readsFiles ? fileOf(disk) : null,
       })),
       buffers: this.#buffers,
+      exportPath,
     };
   }
 
@@ -149,7 +151,11 @@ export class QemuDisks {
           this.#onOpened(disk, connection);
         },
       });
-      const readers = DiskReaders.ofFiles(this.#toRead());
+      const readers = await DiskReaders.ofFiles(monitor, {
+        ...this.#toRead(),
+        isUnwritten: (disk, offset, byteCount) =>
+          this.#epochs.isUnwritten({ disk, offset, byteCount }),
+      });
       const stretches = this.#epochs.allOf(readers.disks, READ_BYTES_MAX);
       this.#reading = new DiskReading({ readers, stretches, epoch: this.#options.epoch });
       this.#areFilesRead = readers.disks.length === 0;
@@ -183,9 +189,8 @@ export class QemuDisks {
   async resume({ since, epoch }: { since: number; epoch: number }): Promise<number> {
     assert(this.canResume(since) && epoch > since, 'an image that can be carried on');
     this.rest();
-    const { monitor, exportPath } = this.#options;
     await this.#readersEnding;
-    const readers = await DiskReaders.open(monitor, { exportPath, ...this.#toRead() });
+    const readers = await DiskReaders.open(this.#options.monitor, this.#toRead());
     if (this.#lost !== null) {
       await readers.close();
       throw this.#lost;
@@ -375,6 +380,7 @@ function writeOf({ disk, offset, byteCount, data }: WrittenPiece): DiskWrite | D
  */
 export async function attachQemuDisks(options: QemuDiskOptions): Promise<QemuDisks> {
   const { monitor } = options;
+  assert(options.epoch > 0, 'an image is complete with an epoch');
   await removeExports(monitor);
   await removeMirrors(monitor);
   const names = options.disks.map(({ name }) => name);

@@ -14,9 +14,9 @@ import { rmSync } from 'node:fs';
 import { z } from 'zod';
 import { RomulusError } from '../base/errors.ts';
 import { closeDuplicate, listenAtPath } from '../native/descriptors.ts';
-import { readError } from './disk-image.ts';
+import { readError } from './readable-disk.ts';
 import { NbdReader } from './nbd/reader.ts';
-import type { DiskMonitor } from './qemu-mirror.ts';
+import type { DiskMonitor, FoundDisk } from './qemu-mirror.ts';
 
 const EXPORT_PREFIX = 'romulus-x';
 
@@ -38,38 +38,27 @@ export class QemuExport {
   }
 
   /**
-   * Has QEMU serve these disks.
+   * Has QEMU serve disks.
    * @throws {RomulusError} ERR_DISK_READ when it will not, and the monitor's own; nothing is left then.
    */
-  static async open(
-    monitor: DescriptorMonitor,
-    socketPath: string,
-    disks: readonly { readonly disk: number; readonly node: string }[],
-  ): Promise<QemuExport> {
+  static async open(monitor: DescriptorMonitor, socketPath: string): Promise<QemuExport> {
     await startServer(monitor, socketPath);
-    const served = new QemuExport(monitor, socketPath);
-    try {
-      for (const { disk, node } of disks)
-        await monitor.command('block-export-add', {
-          type: 'nbd',
-          id: exportName(disk),
-          'node-name': node,
-          name: exportName(disk),
-          writable: false,
-        });
-    } catch (error) {
-      await served.close();
-      throw refusal(error);
-    }
-    return served;
+    return new QemuExport(monitor, socketPath);
   }
 
   /**
-   * A disk of these, for reading.
+   * One of the disks, for reading.
    * @throws {RomulusError} ERR_DISK_READ.
    */
-  async reader(disk: number, diskBytes: number): Promise<NbdReader> {
-    return NbdReader.open({ path: this.#socketPath, exportName: exportName(disk), diskBytes });
+  async reader(disk: number, { node, diskBytes }: FoundDisk): Promise<NbdReader> {
+    const name = exportName(disk);
+    const served = { type: 'nbd', id: name, 'node-name': node, name, writable: false };
+    try {
+      await this.#monitor.command('block-export-add', served);
+    } catch (error) {
+      throw refusal(error);
+    }
+    return NbdReader.open({ path: this.#socketPath, exportName: name, diskBytes });
   }
 
   /**

@@ -12,7 +12,8 @@ import { assert } from '../base/assert.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import type { DiskChunk, DiskWrite, SourceDisk } from './disk.ts';
 import { DiskWriteDecoder } from './disk-frames.ts';
-import { DiskImage, pieceBuffers, READ_BYTES_MAX } from './disk-image.ts';
+import { RawImage } from './raw-image.ts';
+import { pieceBuffers, READ_BYTES_MAX } from './readable-disk.ts';
 
 /** Bytes of writes that may wait for their epoch's end. */
 export const WRITES_BYTES_MAX: number = 256 * 1024 * 1024;
@@ -113,7 +114,11 @@ export class SimDisk implements SourceDisk {
 
   async *readBase(): AsyncGenerator<DiskChunk> {
     const { imagePath: path } = this.#options;
-    const image = DiskImage.open({ path, diskBytes: this.diskBytes, buffers: this.#buffers });
+    const image = RawImage.open({
+      file: { path },
+      diskBytes: this.diskBytes,
+      buffers: this.#buffers,
+    });
     try {
       for (let offset = 0; offset < this.diskBytes; offset += BASE_CHUNK_BYTES) {
         const byteCount = Math.min(BASE_CHUNK_BYTES, this.diskBytes - offset);

@@ -3,6 +3,7 @@
  * implementation; `qemu` stands behind the same interface. All of it is used from the capture
  * thread, so an implementation may block that thread for as long as a pause may last, no longer.
  */
+import type { DiskFile } from '../base/disk-file.ts';
 import type { RomulusError } from '../base/errors.ts';
 import type { GuestDescriptor } from '../codec/guest-descriptor.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -40,8 +41,8 @@ export interface MirrorableDisk {
   /** Name by which its monitor knows it. */
   readonly name: string;
   readonly bytes: number;
-  /** Path through which its bytes can be read, as the guest sees them, while it runs; null: none. */
-  readonly imagePath: string | null;
+  /** Where its bytes lie while it runs; null: in no file that is known. */
+  readonly file: DiskFile | null;
 }
 
 /** How the engine follows a machine's disks. */

@@ -65,7 +65,7 @@ async function attach(more: Partial<QemuDiskOptions> = {}): Promise<QemuDisks> {
   const socketPath = join(directory, 'nbd.sock');
   return attachQemuDisks({
     monitor,
-    disks: [{ name: 'vd0', imagePath: null }],
+    disks: [{ name: 'vd0', file: null }],
     socketPath,
     exportPath: join(directory, 'export.sock'),
     epoch: 1,
@@ -198,8 +198,8 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
       ]);
       const disks = await attach({
         disks: [
-          { name: 'vd0', imagePath: readsFirst ? first : null },
-          { name: 'dr1', imagePath: null },
+          { name: 'vd0', file: readsFirst ? { path: first, format: 'raw' } : null },
+          { name: 'dr1', file: null },
         ],
         baseHighBytes: MIB,
         baseLowBytes: 4096,
@@ -266,6 +266,67 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
     TEST_MS,
   );
 
+  it(
+    'are read from a qcow2 file that the guest writes to, time and again',
+    async () => {
+      const raw = join(directory, 'disk.raw');
+      const image = join(directory, 'disk.qcow2');
+      const diskBytes = 64 * MIB + 512;
+      // Nothing is allocated where the guest writes. Small clusters, so that there are many tables.
+      writeFileSync(raw, Buffer.concat([Buffer.alloc(8 * MIB), randomBytes(diskBytes - 8 * MIB)]));
+      const form = ['-O', 'qcow2', '-o', 'cluster_size=4k'];
+      execFileSync('qemu-img', ['convert', '-f', 'raw', ...form, raw, image]);
+      await boot(driveArguments(image, 'format=qcow2,discard=unmap'));
+      const file = { path: image, format: 'qcow2' } as const;
+      for (let round = 0; round < 6; round += 1) {
+        const disks = await attach({ disks: [{ name: 'dr0', file }], epoch: 1 });
+        const jobs = (await monitor.command('query-block-jobs')) as { len: number }[];
+        // QEMU itself copies nothing.
+        expect(jobs.map(({ len }) => len < MIB)).toEqual([true]);
+        await copyBase(disks);
+        await runEpochs(disks, 25, () => {
+          const convert = ['convert', '-U', '-f', 'qcow2', '-O', 'raw', image, raw];
+          execFileSync('qemu-img', convert);
+          expect(difference(raw, replicas[0])).toBe(-1);
+        });
+        await disks.detach();
+        replicas.splice(0).forEach((replica) => {
+          replica.close();
+        });
+        epoch = 0;
+      }
+      expect(await traces()).toEqual([]);
+      expect(losses).toEqual([]);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'are read from a qcow2 file of which QEMU has part in memory only',
+    async () => {
+      const image = qcow2Image(8 * MIB);
+      guest = await startGuest({ bare: true, extraArgs: driveArguments(image, 'format=qcow2') });
+      monitor = await QmpClient.connect(guest.qmpPath, { timeoutMs: 20_000 });
+      const write = { 'command-line': 'qemu-io dr0 "write -P 0x5a 1M 3M"' };
+      await monitor.command('human-monitor-command', write);
+      const mapped = execFileSync('qemu-img', ['map', '-U', '-f', 'qcow2', image], {
+        encoding: 'utf8',
+      });
+      expect(mapped).not.toContain(image);
+      const file = { path: image, format: 'qcow2' } as const;
+      const disks = await attach({ disks: [{ name: 'dr0', file }] });
+      await copyBase(disks);
+      const raw = join(directory, 'raw');
+      const written = Buffer.alloc(8 * MIB).fill(0x5a, MIB, 4 * MIB);
+      writeFileSync(raw, written);
+      expect(difference(raw, replicas[0])).toBe(-1);
+      await disks.detach();
+      expect(await traces()).toEqual([]);
+    },
+    TEST_MS,
+  );
+
   it.each(['raw', 'qcow2'] as const)(
     'are resumed with what was written while nobody was there: %s',
     async (format) => {
@@ -281,8 +342,8 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
         expect(difference(raw, replicas[0])).toBe(-1);
       };
       await boot(driveArguments(image, `format=${format},cache=none`));
-      const imagePath = format === 'raw' ? image : null;
-      const disks = await attach({ disks: [{ name: 'dr0', imagePath }], epoch: 1 });
+      const file = { path: image, format };
+      const disks = await attach({ disks: [{ name: 'dr0', file }], epoch: 1 });
       await copyBase(disks);
       await runEpochs(disks, 25, expectEqual);
       const held = epoch;
@@ -319,7 +380,7 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
     async () => {
       const image = qcow2Image(8 * MIB);
       await boot(driveArguments(image, 'format=qcow2'));
-      const disks = await attach({ disks: [{ name: 'dr0', imagePath: null }] });
+      const disks = await attach({ disks: [{ name: 'dr0', file: null }] });
       await copyBase(disks);
       await runEpochs(disks, 5, () => undefined);
       const held = epoch;
@@ -334,7 +395,7 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
       // Another attempt, and then an end in the middle, as of a node that is killed.
       await disks.resume({ since: held, epoch: held + 1 });
       expect(await traces()).toContain('romulus-x0');
-      const successor = await attach({ disks: [{ name: 'dr0', imagePath: null }] });
+      const successor = await attach({ disks: [{ name: 'dr0', file: null }] });
       expect(await traces()).not.toContain('romulus-x0');
       await disks.detach().catch(() => undefined);
       await successor.detach();

@@ -31,12 +31,12 @@ let opened: Parameters<MirroredDisksOptions['onOpened']>[1][] = [];
 
 /** Follows the disk; it is read through QEMU where it has no path. */
 function follow(
-  imagePath: string | null,
+  path: string | null,
   options: Pick<MirroredDisksOptions, 'bytesPerSecondMax'> = {},
 ): MirroredDisks {
   return new MirroredDisks({
     ...options,
-    disks: [{ name: 'vd0', imagePath }],
+    disks: [{ name: 'vd0', file: path === null ? null : { path, format: 'raw' } }],
     socketPath: join(directory, 'disks.sock'),
     exportPath: join(directory, 'export.sock'),
     guardian: null,

@@ -25,6 +25,8 @@ export const OPTION_HEADER_BYTES = 16;
 export const OPTION_REPLY_BYTES = 20;
 export const DATA_REPLY_BYTES = 16;
 const REQUEST_BYTES = 28;
+/** A client's commands. */
+const COMMAND = { read: 0, flush: 3 } as const;
 
 /** Flags of the handshake, the same in both directions. */
 export const HANDSHAKE_FIXED_NEWSTYLE = 1;
@@ -151,8 +153,21 @@ export function readExportBytes(data: Buffer): bigint | null {
 
 /** A client's request to read. */
 export function readRequest(cookie: bigint, offset: number, byteCount: number): Buffer {
+  return request(COMMAND.read, { cookie, offset, byteCount });
+}
+
+/** A client's request to write everything that waits in a cache. */
+export function flushRequest(cookie: bigint): Buffer {
+  return request(COMMAND.flush, { cookie, offset: 0, byteCount: 0 });
+}
+
+function request(
+  command: number,
+  { cookie, offset, byteCount }: { cookie: bigint; offset: number; byteCount: number },
+): Buffer {
   const bytes = Buffer.alloc(REQUEST_BYTES);
   bytes.writeUInt32BE(REQUEST_MAGIC, 0);
+  bytes.writeUInt16BE(command, 6);
   bytes.writeBigUInt64BE(cookie, 8);
   bytes.writeBigUInt64BE(BigInt(offset), 16);
   bytes.writeUInt32BE(byteCount, 24);

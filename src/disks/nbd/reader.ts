@@ -6,10 +6,11 @@
  */
 import { connect, type Socket } from 'node:net';
 import type { RomulusError } from '../../base/errors.ts';
-import { nullIfZeros, READ_BYTES_MAX, type ReadableDisk, readError } from '../disk-image.ts';
+import { nullIfZeros, READ_BYTES_MAX, type ReadableDisk, readError } from '../readable-disk.ts';
 import {
   clientGreeting,
   DATA_REPLY_BYTES,
+  flushRequest,
   GREETING_BYTES,
   isGreeting,
   OPTION,
@@ -23,6 +24,8 @@ import {
 
 /** How long the server may take for one answer, milliseconds; QEMU reads from storage meanwhile. */
 export const ANSWER_TIMEOUT_MS = 3000;
+/** How long it may take to bring all that is in its caches to storage, milliseconds; the guest runs on. */
+const FLUSH_TIMEOUT_MS = 60_000;
 /** How long it may take to close a connection that was not agreed on, milliseconds. */
 const LEAVE_TIMEOUT_MS = 1000;
 /** Longest text or list in the reply to an option that is read. */
@@ -39,6 +42,11 @@ export interface NbdReaderOptions {
   /** What the export must hold. */
   readonly diskBytes: number;
   readonly answerTimeoutMs?: number;
+}
+
+interface Deadline {
+  readonly timeoutMs: number;
+  readonly atMs: number;
 }
 
 /** One disk, opened at its server. */
@@ -87,17 +95,36 @@ export class NbdReader implements ReadableDisk {
   }
 
   async read(offset: number, byteCount: number): Promise<Buffer | null> {
-    const deadlineMs = performance.now() + this.#answerTimeoutMs;
+    const deadline = this.#deadline(this.#answerTimeoutMs);
     this.#cookie += 1n;
     this.#socket.write(readRequest(this.#cookie, offset, byteCount));
-    const reply = readDataReply(await this.#exactly(DATA_REPLY_BYTES, deadlineMs));
-    if (reply?.cookie !== this.#cookie) throw this.#failure('its server answers nonsense');
-    if (reply.errno !== 0) throw this.#failure(`error ${reply.errno} at byte ${offset}`);
-    return nullIfZeros(await this.#exactly(byteCount, deadlineMs));
+    await this.#granted(deadline, `at byte ${offset}`);
+    return nullIfZeros(await this.#exactly(byteCount, deadline));
+  }
+
+  /**
+   * Has the server write what it keeps in memory of the disk.
+   * @throws {RomulusError} ERR_DISK_READ when it cannot, or not in time.
+   */
+  async flush(): Promise<void> {
+    this.#cookie += 1n;
+    this.#socket.write(flushRequest(this.#cookie));
+    await this.#granted(this.#deadline(FLUSH_TIMEOUT_MS), 'writing what it keeps');
   }
 
   close(): void {
     this.#socket.destroy();
+  }
+
+  #deadline(timeoutMs: number): Deadline {
+    return { timeoutMs, atMs: performance.now() + timeoutMs };
+  }
+
+  /** Awaits the head of the reply to the last request. */
+  async #granted(deadline: Deadline, doing: string): Promise<void> {
+    const reply = readDataReply(await this.#exactly(DATA_REPLY_BYTES, deadline));
+    if (reply?.cookie !== this.#cookie) throw this.#failure('its server answers nonsense');
+    if (reply.errno !== 0) throw this.#failure(`error ${reply.errno} ${doing}`);
   }
 
   /**
@@ -115,15 +142,15 @@ export class NbdReader implements ReadableDisk {
   }
 
   async #negotiate({ exportName, diskBytes }: NbdReaderOptions): Promise<void> {
-    const deadlineMs = performance.now() + this.#answerTimeoutMs;
-    if (!isGreeting(await this.#exactly(GREETING_BYTES, deadlineMs)))
+    const deadline = this.#deadline(this.#answerTimeoutMs);
+    if (!isGreeting(await this.#exactly(GREETING_BYTES, deadline)))
       throw this.#failure('its server does not speak NBD');
     this.#socket.write(clientGreeting(exportName));
     let isSizeKnown = false;
     for (let replies = 0; replies < OPTION_REPLIES_MAX; replies += 1) {
-      const reply = readOptionReply(await this.#exactly(OPTION_REPLY_BYTES, deadlineMs));
+      const reply = readOptionReply(await this.#exactly(OPTION_REPLY_BYTES, deadline));
       if (reply?.option !== OPTION.go || reply.dataBytes > OPTION_REPLY_DATA_MAX) break;
-      const data = await this.#exactly(reply.dataBytes, deadlineMs);
+      const data = await this.#exactly(reply.dataBytes, deadline);
       if (reply.kind === OPTION_REPLY.ack) {
         if (isSizeKnown) return;
         break;
@@ -143,12 +170,12 @@ export class NbdReader implements ReadableDisk {
    * The next bytes, in a buffer of their own, so that it can move to another thread.
    * @throws {RomulusError} ERR_DISK_READ when they do not come in time.
    */
-  async #exactly(byteCount: number, deadlineMs: number): Promise<Buffer> {
+  async #exactly(byteCount: number, { timeoutMs, atMs }: Deadline): Promise<Buffer> {
     while (this.#chunksBytes < byteCount) {
       if (this.#hasEnded)
         throw this.#failure(this.#error?.message ?? 'its server closed the connection');
-      const leftMs = deadlineMs - performance.now();
-      if (leftMs <= 0) throw this.#failure(`no answer within ${this.#answerTimeoutMs} ms`);
+      const leftMs = atMs - performance.now();
+      if (leftMs <= 0) throw this.#failure(`no answer within ${timeoutMs} ms`);
       await this.#change(leftMs);
     }
     const data = Buffer.from(new ArrayBuffer(byteCount));

@@ -24,7 +24,7 @@ import {
   blockJobs,
   diskRefusals,
   disksOf,
-  imageOf,
+  fileOf,
   nameOfDrive,
   replicatedDrives,
 } from './profile/replicated-drives.ts';
@@ -187,7 +187,7 @@ function machineDisks(drives: readonly ProfileDrive[], pid: number): MachineDisk
   const disks = drives.map((drive) => ({
     name: nameOfDrive(drive),
     bytes: drive.bytes,
-    imagePath: imageOf(drive, pid),
+    file: fileOf(drive, pid),
   }));
   return { kind: 'mirror', disks };
 }

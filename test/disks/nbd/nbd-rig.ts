@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { RomulusError } from '../../../src/base/errors.ts';
 import type { SpareBuffers } from '../../../src/base/spare-buffers.ts';
-import { pieceBuffers } from '../../../src/disks/disk-image.ts';
+import { pieceBuffers } from '../../../src/disks/readable-disk.ts';
 import { NbdServer } from '../../../src/disks/nbd/server.ts';
 import { DiskIntake, type DiskIntakeOptions } from '../../../src/native/disk-intake.ts';
 import { clientFlags, go } from './nbd-client.ts';

@@ -100,6 +100,19 @@ describe('an NBD reader', () => {
     reader.close();
   });
 
+  it('has the server flush, and says so when it cannot', async () => {
+    const reader = await open();
+    const asked: number[] = [];
+    answer = (request) => {
+      asked.push(request.readUInt16BE(6));
+      return dataReply(request, Buffer.alloc(0), { errno: asked.length === 1 ? 0 : 5 });
+    };
+    await reader.flush();
+    await expect(reader.flush()).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
+    expect(asked).toEqual([3, 3]);
+    reader.close();
+  });
+
   it('ends a server that sends without end', async () => {
     const reader = await open();
     answer = (request) => dataReply(request, Buffer.alloc(3 * MIB));

@@ -5,6 +5,7 @@
  * right size, and nothing in it.
  */
 import { readdirSync, statSync } from 'node:fs';
+import type { DiskFile } from '../../../base/disk-file.ts';
 import type { GuestDescriptor } from '../../guest.ts';
 import { ask } from '../qmp/commands.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
@@ -13,6 +14,13 @@ import type { Refusal } from './refusals.ts';
 
 const FLASH_DEVICE = /\.flash\d+$/;
 const FLASH_ID = /^pflash\d+$/;
+/** Drivers of QEMU's whose disks lie in files that we read. */
+const FORMATS: ReadonlyMap<string, DiskFile['format']> = new Map([
+  ['raw', 'raw'],
+  ['file', 'raw'],
+  ['host_device', 'raw'],
+  ['qcow2', 'qcow2'],
+]);
 
 /** Whether this is flash memory that holds what firmware keeps. */
 export function isFlash({ id, device }: ProfileDrive): boolean {
@@ -71,11 +79,12 @@ export function diskRefusals(drives: readonly ProfileDrive[], jobs: readonly str
 }
 
 /**
- * A path through which a raw disk's bytes can be read, whatever directories and names QEMU sees; null
- * when the file holds them in another form, or is not found.
+ * The file in which a disk's bytes lie, whatever directories and names QEMU sees; null when it is not
+ * found, or holds them in a form that we do not read.
  */
-export function imageOf({ file, format }: ProfileDrive, pid: number): string | null {
-  if (format !== 'raw' && format !== 'file' && format !== 'host_device') return null;
+export function fileOf({ file, format }: ProfileDrive, pid: number): DiskFile | null {
+  const form = FORMATS.get(format);
+  if (form === undefined) return null;
   const path = file.replace(/^file:/, '');
   const seen = factsOf(
     path.startsWith('/') ? `/proc/${pid}/root${path}` : `/proc/${pid}/cwd/${path}`,
@@ -85,7 +94,8 @@ export function imageOf({ file, format }: ProfileDrive, pid: number): string | n
   for (const descriptor of readdirSync(directory)) {
     const link = `${directory}/${descriptor}`;
     const facts = factsOf(link);
-    if (facts?.ino === seen.ino && facts.dev === seen.dev) return link;
+    if (facts?.ino !== seen.ino || facts.dev !== seen.dev) continue;
+    return { path: link, format: form, identity: { device: facts.dev, inode: facts.ino } };
   }
   return null;
 }

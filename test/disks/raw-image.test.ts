@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskImage, pieceBuffers, READ_BYTES_MAX } from '../../src/disks/disk-image.ts';
+import { RawImage } from '../../src/disks/raw-image.ts';
+import { pieceBuffers, READ_BYTES_MAX } from '../../src/disks/readable-disk.ts';
 import { HEADER_ROOM_BYTES } from '../../src/disks/disk.ts';
 
 const SECTOR_BYTES = 512;
@@ -32,7 +33,7 @@ describe("a disk's file", () => {
     writeFileSync(path, Buffer.alloc(2 * READ_BYTES_MAX, 7));
     const buffers = dirtyBuffers();
     const [spare] = buffers.waiting;
-    const image = DiskImage.open({ path, diskBytes: 2 * READ_BYTES_MAX, buffers });
+    const image = RawImage.open({ file: { path }, diskBytes: 2 * READ_BYTES_MAX, buffers });
     const data = await image.read(READ_BYTES_MAX, READ_BYTES_MAX);
     image.close();
     expect(data?.equals(Buffer.alloc(READ_BYTES_MAX, 7))).toBe(true);
@@ -43,7 +44,11 @@ describe("a disk's file", () => {
 
   it('ends inside its last sector, whose rest is zeros', async () => {
     writeFileSync(path, Buffer.alloc(SECTOR_BYTES + 3, 7));
-    const image = DiskImage.open({ path, diskBytes: 2 * SECTOR_BYTES, buffers: dirtyBuffers() });
+    const image = RawImage.open({
+      file: { path },
+      diskBytes: 2 * SECTOR_BYTES,
+      buffers: dirtyBuffers(),
+    });
     const data = await image.read(0, 2 * SECTOR_BYTES);
     image.close();
     const rest = Buffer.alloc(SECTOR_BYTES - 3);
@@ -54,7 +59,7 @@ describe("a disk's file", () => {
     writeFileSync(path, Buffer.alloc(READ_BYTES_MAX));
     truncateSync(path, 3 * READ_BYTES_MAX);
     const buffers = dirtyBuffers();
-    const image = DiskImage.open({ path, diskBytes: 3 * READ_BYTES_MAX, buffers });
+    const image = RawImage.open({ file: { path }, diskBytes: 3 * READ_BYTES_MAX, buffers });
     for (const piece of [0, 1, 2])
       expect(await image.read(piece * READ_BYTES_MAX, READ_BYTES_MAX)).toBeNull();
     image.close();
@@ -63,8 +68,8 @@ describe("a disk's file", () => {
 
   it('is refused when it is not the disk, and when it ends before the disk does', async () => {
     writeFileSync(path, Buffer.alloc(READ_BYTES_MAX, 7));
-    const open = (diskBytes: number): DiskImage =>
-      DiskImage.open({ path, diskBytes, buffers: pieceBuffers(1) });
+    const open = (diskBytes: number): RawImage =>
+      RawImage.open({ file: { path }, diskBytes, buffers: pieceBuffers(1) });
     const refusal = expect.objectContaining({ code: 'ERR_DISK_READ' }) as Error;
     expect(() => open(READ_BYTES_MAX + SECTOR_BYTES)).toThrow(refusal);
     expect(() => open(READ_BYTES_MAX - SECTOR_BYTES)).toThrow(refusal);

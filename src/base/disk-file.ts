@@ -1,0 +1,12 @@
+/** A file in which the bytes of a machine's disk lie. */
+export interface FoundFile {
+  /** Through which it can be opened, such as `/proc/PID/fd/N`. */
+  readonly path: string;
+  /** The file that was found there: the path may lead to another one later. */
+  readonly identity?: { readonly device: bigint; readonly inode: bigint };
+}
+
+/** As found, with the form in which it holds them; `raw` is as the guest sees them. */
+export interface DiskFile extends FoundFile {
+  readonly format: 'raw' | 'qcow2';
+}

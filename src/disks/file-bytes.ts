@@ -1,0 +1,87 @@
+/** A disk's file, opened for reading while QEMU writes to it. */
+import { closeSync, fstatSync, openSync, read } from 'node:fs';
+import { promisify } from 'node:util';
+import type { FoundFile } from '../base/disk-file.ts';
+import { adviseReadOnce, nextData } from '../native/descriptors.ts';
+import { readError } from './readable-disk.ts';
+
+const readAsync = promisify(read);
+
+/** The bytes of a file, whatever they mean. */
+export class FileBytes {
+  readonly path: string;
+  readonly #fd: number;
+
+  private constructor(path: string, fd: number) {
+    this.path = path;
+    this.#fd = fd;
+    adviseReadOnce(fd);
+  }
+
+  /** @throws {RomulusError} ERR_DISK_READ when it cannot be opened, or is not the file that was found. */
+  static open({ path, identity }: FoundFile): FileBytes {
+    let fd: number;
+    try {
+      fd = openSync(path, 'r');
+    } catch (cause) {
+      throw readError(path, reasonOf(cause), cause);
+    }
+    const { dev, ino } = fstatSync(fd, { bigint: true });
+    if (identity === undefined || (dev === identity.device && ino === identity.inode))
+      return new FileBytes(path, fd);
+    closeSync(fd);
+    throw readError(path, 'another file is there by now');
+  }
+
+  /** Its size; null for a block device, which says none here. */
+  get bytes(): number | null {
+    const stat = fstatSync(this.#fd);
+    return stat.isBlockDevice() ? null : stat.size;
+  }
+
+  /** Where its next bytes are that are no hole, from an offset on; null when there are none. */
+  nextData(offset: number): number | null {
+    return nextData(this.#fd, offset);
+  }
+
+  /**
+   * Reads into `data`, until it is full or the file ends. Gives the bytes read.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  async fill(data: Buffer, offset: number): Promise<number> {
+    let filled = 0;
+    while (filled < data.byteLength) {
+      const bytesRead = await this.#readSome(data.subarray(filled), offset + filled);
+      if (bytesRead === 0) break;
+      filled += bytesRead;
+    }
+    return filled;
+  }
+
+  /**
+   * Reads exactly so many bytes.
+   * @throws {RomulusError} ERR_DISK_READ, also when the file ends before.
+   */
+  async read(offset: number, byteCount: number): Promise<Buffer> {
+    const data = Buffer.alloc(byteCount);
+    const filled = await this.fill(data, offset);
+    if (filled === byteCount) return data;
+    throw readError(this.path, `it ends at byte ${offset + filled}, in the middle of a table`);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+
+  async #readSome(data: Buffer, offset: number): Promise<number> {
+    try {
+      return (await readAsync(this.#fd, data, 0, data.byteLength, offset)).bytesRead;
+    } catch (cause) {
+      throw readError(this.path, reasonOf(cause), cause);
+    }
+  }
+}
+
+function reasonOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

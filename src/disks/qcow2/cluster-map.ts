@@ -1,0 +1,142 @@
+/**
+ * Where the bytes of a disk are in its qcow2 file, while a QEMU writes to both.
+ *
+ * QEMU keeps its tables in memory and writes them when it is told to flush. Told so once, the file says
+ * where every cluster is that the machine has not written to since; of any other it may say anything.
+ * One table is kept, as it was read. Before an L2 table is given up, the L1 entry that leads to it is
+ * changed in the file: one that still says the same after the table was read led to that table.
+ */
+import { readError } from '../readable-disk.ts';
+import {
+  absentPlace,
+  clusterPlace,
+  type ClusterPlace,
+  ENTRY_BYTES,
+  HEADER_BYTES,
+  parseHeader,
+  type Qcow2Header,
+  tablePlace,
+} from './tables.ts';
+
+/** How often a table is read again that moved meanwhile. */
+const READS_MAX = 8;
+
+/** Neighbouring bytes of a disk whose place in the file is one. */
+export interface Run {
+  readonly byteCount: number;
+  readonly place: ClusterPlace;
+}
+
+/** What the tables are read from; `read` gives exactly so many bytes. */
+export interface TableBytes {
+  readonly path: string;
+  read(offset: number, byteCount: number): Promise<Buffer>;
+}
+
+interface Table {
+  readonly index: number;
+  readonly header: Qcow2Header;
+  /** Null: nothing that it would lead to is allocated; `unknown`: only QEMU can read it. */
+  readonly entries: Buffer | null | 'unknown';
+}
+
+/** The clusters of one disk. */
+export class ClusterMap {
+  readonly #file: TableBytes;
+  readonly #diskBytes: number;
+  readonly clusterBytes: number;
+  #table: Table | null = null;
+
+  private constructor(file: TableBytes, { diskBytes, clusterBytes }: Qcow2Header) {
+    this.#file = file;
+    this.#diskBytes = diskBytes;
+    this.clusterBytes = clusterBytes;
+  }
+
+  /** @throws {RomulusError} ERR_DISK_READ when the file is not one that can be read so. */
+  static async open(file: TableBytes, diskBytes: number): Promise<ClusterMap> {
+    return new ClusterMap(file, await readHeader(file, diskBytes));
+  }
+
+  /**
+   * Where a stretch of the disk is, in order.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  async runs(offset: number, byteCount: number): Promise<Run[]> {
+    const runs: Run[] = [];
+    const end = offset + byteCount;
+    for (let at = offset; at < end; ) {
+      const { place, clusterEnd } = await this.#cluster(at);
+      const next = Math.min(clusterEnd, end);
+      append(runs, { byteCount: next - at, place });
+      at = next;
+    }
+    return runs;
+  }
+
+  /** Where a byte is, and where on the disk its cluster ends. */
+  async #cluster(offset: number): Promise<{ place: ClusterPlace; clusterEnd: number }> {
+    const table = await this.#tableOf(offset);
+    const { header, entries } = table;
+    const { clusterBytes } = header;
+    const inCluster = offset % clusterBytes;
+    const clusterEnd = offset - inCluster + clusterBytes;
+    if (entries === 'unknown') return { place: 'unknown', clusterEnd };
+    if (entries === null) return { place: absentPlace(header), clusterEnd };
+    const cluster = Math.floor(offset / clusterBytes) % (clusterBytes / ENTRY_BYTES);
+    const place = clusterPlace(entries.readBigUInt64BE(cluster * ENTRY_BYTES), header);
+    return { place: typeof place === 'number' ? place + inCluster : place, clusterEnd };
+  }
+
+  async #tableOf(offset: number): Promise<Table> {
+    const known = this.#table;
+    if (known !== null && indexOf(offset, known.header) === known.index) return known;
+    // A table that grows moves.
+    const header = await readHeader(this.#file, this.#diskBytes);
+    const index = indexOf(offset, header);
+    this.#table = { index, header, entries: await this.#entries(index, header) };
+    return this.#table;
+  }
+
+  async #entries(index: number, header: Qcow2Header): Promise<Table['entries']> {
+    if (index >= header.l1Entries) return 'unknown';
+    let entry = await this.#l1Entry(index, header);
+    for (let read = 0; read < READS_MAX; read += 1) {
+      const place = tablePlace(entry, header);
+      if (typeof place !== 'number') return place;
+      const entries = await this.#file.read(place, header.clusterBytes);
+      const after = await this.#l1Entry(index, header);
+      if (after === entry) return entries;
+      entry = after;
+    }
+    return 'unknown';
+  }
+
+  async #l1Entry(index: number, { l1Offset }: Qcow2Header): Promise<bigint> {
+    const bytes = await this.#file.read(l1Offset + index * ENTRY_BYTES, ENTRY_BYTES);
+    return bytes.readBigUInt64BE();
+  }
+}
+
+async function readHeader(file: TableBytes, diskBytes: number): Promise<Qcow2Header> {
+  const header = parseHeader(await file.read(0, HEADER_BYTES));
+  if (typeof header === 'string') throw readError(file.path, header);
+  if (header.diskBytes === diskBytes) return header;
+  throw readError(file.path, `its disk has ${header.diskBytes} bytes, the machine's ${diskBytes}`);
+}
+
+/** Which L2 table a byte of the disk belongs to. */
+function indexOf(offset: number, { clusterBytes }: Qcow2Header): number {
+  return Math.floor(offset / (clusterBytes * (clusterBytes / ENTRY_BYTES)));
+}
+
+function append(runs: Run[], { byteCount, place }: Run): void {
+  const last = runs.at(-1);
+  const follows =
+    typeof place === 'number'
+      ? typeof last?.place === 'number' && last.place + last.byteCount === place
+      : last?.place === place;
+  if (last !== undefined && follows)
+    runs[runs.length - 1] = { byteCount: last.byteCount + byteCount, place: last.place };
+  else runs.push({ byteCount, place });
+}
