@@ -12,14 +12,17 @@ import type { RomulusError } from '../../src/base/errors.ts';
 import { attachQemuDisks, type QemuDisks } from '../../src/disks/qemu-disk.ts';
 import type { QemuDiskOptions } from '../../src/disks/qemu-disk-options.ts';
 import { BEAT_MS, makeWatchedServer, WatchedConnections } from '../../src/disks/nbd/watchdog.ts';
+import { QemuExport } from '../../src/disks/qemu-export.ts';
+import { findDisks } from '../../src/disks/qemu-mirror.ts';
 import { compareDisks, DiskReplica } from '../../src/disks/replica.ts';
 import { makeCounter, writesReceived } from '../../src/native/disk-intake.ts';
 import { VIRTIO_MODULES } from '../../src/drill/qemu/guest-image.ts';
 import { QmpClient } from '../../src/guests/qemu/qmp/qmp-client.ts';
-import { requireQemu } from '../support/qemu/require-qemu.ts';
+import { qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
 import { type RunningGuest, startGuest } from '../support/qemu/start-guest.ts';
 
 const hasQemu = await requireQemu();
+const versions = hasQemu ? await qemuVersions() : [];
 
 const TEST_MS = 120_000;
 const MIB = 1024 * 1024;
@@ -48,8 +51,9 @@ function driveArguments(image: string, options: string): string[] {
   return ['-drive', `if=none,id=dr0,file=${image},${options}`, '-device', device];
 }
 
-async function boot(extraArgs: string[]): Promise<void> {
+async function boot(extraArgs: string[], qemu?: string): Promise<void> {
   guest = await startGuest({
+    ...(qemu !== undefined && { qemu }),
     run: ['disk'],
     kernelArgs: [`romulus.modules=${modules.join(',')}`, 'romulus.disk=400/8'],
     extraArgs,
@@ -399,6 +403,40 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU', () => {
       expect(await traces()).not.toContain('romulus-x0');
       await disks.detach().catch(() => undefined);
       await successor.detach();
+      expect(await traces()).toEqual([]);
+      await expectWriting();
+    },
+    TEST_MS,
+  );
+
+  it.each(versions)(
+    'are served by a QEMU with an iothread only if it outlives who reads them: $version',
+    async ({ binary }) => {
+      const image = qcow2Image(8 * MIB);
+      const device = 'virtio-blk-pci,drive=disk0,id=vd0,iothread=io0';
+      const node = `driver=qcow2,node-name=disk0,file.driver=file,file.filename=${image}`;
+      await boot(['-object', 'iothread,id=io0', '-blockdev', node, '-device', device], binary);
+      const [found] = await findDisks(monitor, ['vd0']);
+      if (found === undefined) throw new Error('no disk');
+      const open = (): Promise<QemuExport> =>
+        QemuExport.open(monitor, join(directory, 'export.sock'));
+      const { qemu } = (await monitor.command('query-version')) as { qemu: { major: number } };
+      if (qemu.major < 10) {
+        await expect(open()).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
+        expect(existsSync(join(directory, 'export.sock'))).toBe(false);
+      } else
+        for (let round = 0; round < 20; round += 1) {
+          const served = await open();
+          const reader = await served.reader(0, found);
+          // In the middle of an answer, as who is killed goes.
+          const asked = reader.read(0, MIB).catch(() => null);
+          if (round % 2 === 0) await asked;
+          reader.close();
+          await served.close();
+          await expect
+            .poll(() => monitor.command('query-block-exports'), { timeout: 5000 })
+            .toEqual([]);
+        }
       expect(await traces()).toEqual([]);
       await expectWriting();
     },
