@@ -14,6 +14,7 @@ import { QmpClient } from '../qmp/qmp-client.ts';
 export const PROBE_START_TIMEOUT_MS = 10_000;
 /** How much of what a probe says is kept, characters. */
 const SAID_MAX = 16_384;
+const STREAM_DESCRIPTOR = 3;
 const POLL_MS = 20;
 /** Longest wait for a killed probe to end, milliseconds. */
 const END_TIMEOUT_MS = 5000;
@@ -24,7 +25,7 @@ export type ProbeResult<T> =
   /** It did not come up, or did not stay; what it said. */
   | { readonly kind: 'failed'; readonly said: string };
 
-/** Starts a QEMU, asks it, ends it. Leaves nothing behind. */
+/** Starts a QEMU, asks it, ends it. Leaves nothing behind; a caller that is killed does not either. */
 export async function probeQemu<T>(
   launcher: readonly string[],
   args: readonly string[],
@@ -34,13 +35,16 @@ export async function probeQemu<T>(
   const socket = join(directory, 'qmp');
   const [command = '', ...launch] = launcher;
   const monitor = `unix:${socket.replaceAll(',', ',,')},server=on,wait=off`;
-  const own = ['-nodefaults', '-display', 'none', '-S', '-qmp', monitor];
-  const qemu = spawn(command, [...launch, ...args, ...own], {
-    cwd: directory,
-    stdio: ['ignore', 'ignore', 'pipe'],
+  // It waits for a stream that never comes; where that ends, so does it: also when we are killed.
+  const own = ['-nodefaults', '-display', 'none', '-S', '-incoming', `fd:${STREAM_DESCRIPTOR}`];
+  const qemu = spawn(command, [...launch, ...args, ...own, '-qmp', monitor], {
+    cwd: '/',
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   });
+  // A QEMU that ends first breaks it; how it ended is told by what it said.
+  qemu.stdio[STREAM_DESCRIPTOR]?.on('error', () => undefined);
   let said = '';
-  qemu.stderr.on('data', (chunk: Buffer) => {
+  qemu.stderr?.on('data', (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-SAID_MAX);
   });
   const ended = new Promise<void>((resolve) => {
@@ -56,6 +60,8 @@ export async function probeQemu<T>(
   try {
     client = await connect(socket, qemu);
     if (client === null) return { kind: 'failed', said: said.trim() || 'it said nothing' };
+    // Connected, nobody needs it any more.
+    await rm(directory, { recursive: true, force: true });
     return { kind: 'answered', value: await question(client) };
   } catch (error) {
     // It ended over the question: a defect of that QEMU, such as modules of another build.
