@@ -160,6 +160,29 @@ Napi::Value AdviseReadOnce(const Napi::CallbackInfo& info) {
   });
 }
 
+// (fd): only what is read is read, nothing ahead of it.
+Napi::Value AdviseNoReadahead(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    posix_fadvise(DescriptorIn(info), 0, 0, POSIX_FADV_RANDOM);
+    return info.Env().Undefined();
+  });
+}
+
+// (fd, offset, bytes): what the kernel keeps of the pages of these bytes is given up, so that they are
+// read anew.
+Napi::Value ForgetCached(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&] {
+    const int fd = DescriptorIn(info);
+    const auto page = static_cast<off_t>(sysconf(_SC_PAGESIZE));
+    const auto offset = static_cast<off_t>(WholeNumber(info[1], "offset"));
+    const auto end = offset + static_cast<off_t>(WholeNumber(info[2], "bytes"));
+    // A page that is covered in part is kept.
+    const off_t from = offset / page * page;
+    posix_fadvise(fd, from, (end + page - 1) / page * page - from, POSIX_FADV_DONTNEED);
+    return info.Env().Undefined();
+  });
+}
+
 // (fd, offset): where the next bytes are that are no hole; -1 when there are none.
 Napi::Value NextData(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
@@ -181,6 +204,8 @@ void InitDescriptors(Napi::Env env, Napi::Object exports) {
   exports.Set("shutDownSocket", Napi::Function::New(env, ShutDownSocket));
   exports.Set("punchHole", Napi::Function::New(env, PunchHole));
   exports.Set("adviseReadOnce", Napi::Function::New(env, AdviseReadOnce));
+  exports.Set("adviseNoReadahead", Napi::Function::New(env, AdviseNoReadahead));
+  exports.Set("forgetCached", Napi::Function::New(env, ForgetCached));
   exports.Set("nextData", Napi::Function::New(env, NextData));
   exports.Set("readRest", Napi::Function::New(env, ReadRest));
   exports.Set("sendDescriptor", Napi::Function::New(env, SendDescriptor));

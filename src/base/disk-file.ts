@@ -9,4 +9,12 @@ export interface FoundFile {
 /** As found, with the form in which it holds them; `raw` is as the guest sees them. */
 export interface DiskFile extends FoundFile {
   readonly format: 'raw' | 'qcow2';
+  /** What QEMU called it then: a disk may have been given another file since. */
+  readonly known?: KnownImage;
+}
+
+/** A disk's image, as QEMU's `query-block` names it. */
+export interface KnownImage {
+  readonly file: string;
+  readonly driver: string;
 }

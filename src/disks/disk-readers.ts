@@ -2,6 +2,7 @@
  * Disks of a running QEMU, opened for reading while it writes to them: through their own files as far
  * as these hold the bytes as the guest sees them, and else through QEMU.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { assert } from '../base/assert.ts';
 import type { DiskFile } from '../base/disk-file.ts';
 import { toRomulusError } from '../base/errors.ts';
@@ -19,6 +20,12 @@ export interface DiskToRead extends FoundDisk {
   readonly file: DiskFile | null;
 }
 
+/** The file that was found for a disk, unless QEMU has given the disk another one since. */
+export function fileOfFound({ image }: FoundDisk, file: DiskFile | null): DiskFile | null {
+  const { known } = file ?? {};
+  return known === undefined || isDeepStrictEqual(known, image) ? file : null;
+}
+
 export interface DiskReadersOptions {
   /** By their numbers. */
   readonly disks: readonly DiskToRead[];
@@ -34,6 +41,8 @@ export class DiskReaders {
   readonly #options: DiskReadersOptions;
   readonly #readers = new Map<number, ReadableDisk>();
   #export: QemuExport | null = null;
+  /** Disks that are read, or partly read, through it. */
+  #served = 0;
 
   private constructor(monitor: DescriptorMonitor, options: DiskReadersOptions) {
     this.#monitor = monitor;
@@ -48,7 +57,7 @@ export class DiskReaders {
     const opened = new DiskReaders(monitor, options);
     try {
       for (const [disk, found] of options.disks.entries())
-        opened.#readers.set(disk, opened.#openRaw(found) ?? (await opened.#openThrough(disk)));
+        opened.#readers.set(disk, opened.#openRaw(found) ?? (await opened.#openServed(disk)));
     } catch (error) {
       await opened.close();
       throw error;
@@ -79,12 +88,20 @@ export class DiskReaders {
         await opened.close();
         throw error;
       }
+    // Started for a disk that could not be opened there either.
+    if (opened.#served === 0) await opened.#closeExport();
     return opened;
   }
 
   /** Which disks are open, by their numbers. */
   get disks(): readonly number[] {
     return [...this.#readers.keys()];
+  }
+
+  /** Does what must be done before the first piece is read; null when that is nothing. */
+  prepare(): Promise<unknown> | null {
+    const preparing = [...this.#readers.values()].flatMap((reader) => reader.prepare?.() ?? []);
+    return preparing.length === 0 ? null : Promise.all(preparing);
   }
 
   /**
@@ -100,7 +117,13 @@ export class DiskReaders {
   /** Closes all. A QEMU that does not answer is heard of elsewhere; who attaches next ends its server. */
   async close(): Promise<void> {
     for (const reader of this.#readers.values()) reader.close();
-    await this.#export?.close().catch(() => undefined);
+    await this.#closeExport();
+  }
+
+  async #closeExport(): Promise<void> {
+    const served = this.#export;
+    this.#export = null;
+    await served?.close().catch(() => undefined);
   }
 
   #openRaw({ file, diskBytes }: DiskToRead): RawImage | null {
@@ -121,13 +144,15 @@ export class DiskReaders {
         buffers: this.#options.buffers,
         isUnwritten: (offset, byteCount) => isUnwritten(disk, offset, byteCount),
       },
-      () => this.#openThrough(disk),
+      () => this.#openServed(disk),
     );
   }
 
-  async #openThrough(disk: number): Promise<NbdReader> {
+  async #openServed(disk: number): Promise<NbdReader> {
     this.#export ??= await QemuExport.open(this.#monitor, this.#options.exportPath);
-    return this.#export.reader(disk, this.#disk(disk));
+    const reader = await this.#export.reader(disk, this.#disk(disk));
+    this.#served += 1;
+    return reader;
   }
 
   #disk(disk: number): DiskToRead {

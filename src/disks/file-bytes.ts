@@ -2,7 +2,12 @@
 import { closeSync, fstatSync, openSync, read } from 'node:fs';
 import { promisify } from 'node:util';
 import type { FoundFile } from '../base/disk-file.ts';
-import { adviseReadOnce, nextData } from '../native/descriptors.ts';
+import {
+  adviseNoReadahead,
+  adviseReadOnce,
+  forgetCached,
+  nextData,
+} from '../native/descriptors.ts';
 import { readError } from './readable-disk.ts';
 
 const readAsync = promisify(read);
@@ -11,11 +16,18 @@ const readAsync = promisify(read);
 export class FileBytes {
   readonly path: string;
   readonly #fd: number;
+  /**
+   * Writes that pass by the kernel's cache, as QEMU's may (`cache=none`), leave a block device's cached pages as
+   * they were when they end later than they were asked for (`blkdev_direct_write` in block/fops.c); a file's not.
+   */
+  readonly #isBlockDevice: boolean;
 
   private constructor(path: string, fd: number) {
     this.path = path;
     this.#fd = fd;
+    this.#isBlockDevice = fstatSync(fd).isBlockDevice();
     adviseReadOnce(fd);
+    if (this.#isBlockDevice) adviseNoReadahead(fd);
   }
 
   /** @throws {RomulusError} ERR_DISK_READ when it cannot be opened, or is not the file that was found. */
@@ -35,8 +47,7 @@ export class FileBytes {
 
   /** Its size; null for a block device, which says none here. */
   get bytes(): number | null {
-    const stat = fstatSync(this.#fd);
-    return stat.isBlockDevice() ? null : stat.size;
+    return this.#isBlockDevice ? null : fstatSync(this.#fd).size;
   }
 
   /** Where its next bytes are that are no hole, from an offset on; null when there are none. */
@@ -49,6 +60,7 @@ export class FileBytes {
    * @throws {RomulusError} ERR_DISK_READ.
    */
   async fill(data: Buffer, offset: number): Promise<number> {
+    if (this.#isBlockDevice) forgetCached(this.#fd, offset, data.byteLength);
     let filled = 0;
     while (filled < data.byteLength) {
       const bytesRead = await this.#readSome(data.subarray(filled), offset + filled);

@@ -7,7 +7,8 @@
  * A native thread receives them (src/native/disk-intake.ts); here is decided what becomes of them.
  * *Copying*: what arrives is part of the first copy (QEMU's background copy and the guest's writes, in
  * one order). A disk whose own file holds it as the guest sees it is not copied by QEMU: its mirror
- * brings the writes alone, and the disk is read from the file (`DiskReading`). *Following*, from the
+ * brings the writes alone, and the disk is read from the file (`DiskReading`); so is one in a qcow2 file,
+ * as far as that holds still. *Following*, from the
  * moment at which every mirror said READY and the files are read: it is the guest's writes, which
  * belong to epochs. *Resting*: nobody is there to be given them; the mirrors stay, the data is
  * dropped, and only which blocks were written is kept (`BlockEpochs`), so that a backup that comes
@@ -24,13 +25,12 @@
  */
 import { rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
-import type { DiskFile } from '../base/disk-file.ts';
 import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { closeDuplicate } from '../native/descriptors.ts';
 import { DiskIntake, type OpenedConnection, type WrittenPiece } from '../native/disk-intake.ts';
 import { BLOCK_BYTES, BlockEpochs } from './block-epochs.ts';
 import { CopyBrake } from './copy-brake.ts';
-import { DiskReaders, type DiskReadersOptions } from './disk-readers.ts';
+import { DiskReaders, type DiskReadersOptions, fileOfFound } from './disk-readers.ts';
 import { DiskReading } from './disk-reading.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
 import { NbdServer } from './nbd/server.ts';
@@ -120,11 +120,10 @@ export class QemuDisks {
 
   #toRead(): DiskReadersOptions {
     const { disks, readsFiles = true, exportPath } = this.#options;
-    const fileOf = (disk: number): DiskFile | null => disks[disk]?.file ?? null;
     return {
       disks: this.disks.map((found, disk) => ({
         ...found,
-        file: readsFiles ? fileOf(disk) : null,
+        file: readsFiles ? fileOfFound(found, disks[disk]?.file ?? null) : null,
       })),
       buffers: this.#buffers,
       exportPath,
@@ -222,7 +221,7 @@ export class QemuDisks {
     if (chunks.length > 0) return { chunks, next: 'more' };
     // Read only when all that was received before is on its way, and when no write passes by the mirror.
     const reading = this.#reading;
-    if (reading !== null && this.#areReady(reading.disks)) {
+    if (reading !== null && this.#areReady(reading.disks) && reading.isBegun(this.#wakeReader)) {
       const pieces = await reading.next();
       if (pieces.length > 0) return { chunks: pieces, next: 'more' };
       this.#areFilesRead = true;
@@ -356,6 +355,10 @@ export class QemuDisks {
     this.#wake();
     this.#options.onLost(error);
   }
+
+  readonly #wakeReader = (): void => {
+    this.#wake();
+  };
 
   #wake(): void {
     if (!this.#isBaseAwaited) return;

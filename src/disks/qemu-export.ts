@@ -1,6 +1,6 @@
 /**
- * Disks of a running QEMU, read through QEMU itself: what a file holds in another form than the guest
- * sees (qcow2), or what no file of this host holds, only QEMU can tell while it writes to it.
+ * Disks of a running QEMU, read through QEMU itself: what it writes to a file in another form than the guest
+ * sees (qcow2), or what no file of this host holds, only QEMU can tell meanwhile.
  *
  * QEMU is handed a socket that listens at a path of ours (`getfd`), so neither its user's rights nor
  * its view of the file system matter, and nobody else can connect. It has room for one NBD server, and
@@ -32,8 +32,7 @@ export interface DescriptorMonitor extends DiskMonitor {
  */
 const IOTHREADS_FROM_MAJOR = 10;
 
-const exportsSchema = z.array(z.object({ id: z.string() }));
-const iothreadsSchema = z.array(z.object({ id: z.string() }));
+const namedSchema = z.array(z.object({ id: z.string() }));
 const versionSchema = z.object({ qemu: z.object({ major: z.number(), minor: z.number() }) });
 
 /** QEMU's server of some of its disks. */
@@ -86,7 +85,7 @@ export class QemuExport {
  * @throws {RomulusError} the monitor's own.
  */
 export async function removeExports(monitor: DiskMonitor): Promise<void> {
-  const found = exportsSchema.safeParse(await monitor.command('query-block-exports'));
+  const found = namedSchema.safeParse(await monitor.command('query-block-exports'));
   const isOurs = found.data?.some(({ id }) => id.startsWith(EXPORT_PREFIX)) === true;
   if (isOurs) await monitor.command('nbd-server-stop');
 }
@@ -95,12 +94,12 @@ export async function removeExports(monitor: DiskMonitor): Promise<void> {
 async function expectHarmless(monitor: DiskMonitor): Promise<void> {
   const version = versionSchema.safeParse(await monitor.command('query-version')).data?.qemu;
   if (version !== undefined && version.major >= IOTHREADS_FROM_MAJOR) return;
-  const iothreads = iothreadsSchema.safeParse(await monitor.command('query-iothreads'));
+  const iothreads = namedSchema.safeParse(await monitor.command('query-iothreads'));
   if (iothreads.data?.length === 0) return;
   const name = version === undefined ? 'of unknown version' : `${version.major}.${version.minor}`;
   throw new RomulusError(
     'ERR_DISK_READ',
-    `a QEMU ${name} with iothreads is not asked to serve its disks: it would end when its client is killed`,
+    `a QEMU ${name} with iothreads is not asked to serve its disks: it may end when its client is killed`,
     {
       remedy: `${ALL_IS_SENT} For less, use QEMU ${IOTHREADS_FROM_MAJOR}.0 or later, or no iothreads.`,
     },

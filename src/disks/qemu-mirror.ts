@@ -11,6 +11,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
+import type { KnownImage } from '../base/disk-file.ts';
 import { RomulusError } from '../base/errors.ts';
 
 /** How long QEMU may take for one step, milliseconds. */
@@ -36,6 +37,8 @@ const blocksSchema = z.array(
       .object({
         'node-name': z.string().optional(),
         ro: z.boolean(),
+        file: z.string().optional(),
+        drv: z.string().optional(),
         image: z.object({ 'virtual-size': z.number().int().nonnegative() }),
       })
       .optional(),
@@ -56,6 +59,8 @@ export interface FoundDisk {
   /** The node that holds what the guest sees. */
   readonly node: string;
   readonly diskBytes: number;
+  /** Where its bytes are; null when QEMU does not tell. */
+  readonly image: KnownImage | null;
 }
 
 /** Name of a disk's target node. */
@@ -92,7 +97,9 @@ export async function findDisks(
         'Name a disk as `info block` in QEMU shows it.',
         { name },
       );
-    return { device, node, diskBytes: inserted.image['virtual-size'] };
+    const { file, drv: driver } = inserted;
+    const image = file === undefined || driver === undefined ? null : { file, driver };
+    return { device, node, diskBytes: inserted.image['virtual-size'], image };
   });
 }
 

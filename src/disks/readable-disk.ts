@@ -16,7 +16,15 @@ export interface ReadableDisk {
    * @throws {RomulusError} ERR_DISK_READ.
    */
   read(offset: number, byteCount: number): Promise<Buffer | null>;
+  /** What must be done before the first piece is read, while the machine's writes are noted already. */
+  prepare?(): Promise<void>;
   close(): void;
+}
+
+/** A disk behind a cache that can be told to write. */
+export interface FlushableDisk extends ReadableDisk {
+  /** Has it write what it keeps in memory. */
+  flush(): Promise<void>;
 }
 
 /** Buffers for pieces of disks; more than `countMax` that wait are left to the collector. */
@@ -49,7 +57,8 @@ export function nullIfZeros(data: Buffer): Buffer | null {
 /** An ERR_DISK_READ; `disk` is a path or a name. */
 export function readError(disk: string, reason: string, cause?: unknown): RomulusError {
   return new RomulusError('ERR_DISK_READ', `cannot read the disk ${disk}: ${reason}`, {
-    remedy: 'Check that the machine runs and that this user may read its disk.',
+    remedy:
+      'Check that the machine runs, that this user may read its disk, and that its storage is not overloaded.',
     ...(cause === undefined ? {} : { cause }),
     details: { disk },
   });

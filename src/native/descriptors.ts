@@ -12,6 +12,8 @@ interface DescriptorsNative {
   readRest(fd: number, bytesMax: number): Buffer;
   punchHole(fd: number, offset: number, byteCount: number): boolean;
   adviseReadOnce(fd: number): void;
+  adviseNoReadahead(fd: number): void;
+  forgetCached(fd: number, offset: number, bytes: number): void;
   nextData(fd: number, offset: number): number;
 }
 
@@ -74,6 +76,20 @@ export function punchHole(fd: number, offset: number, byteCount: number): boolea
 export function adviseReadOnce(fd: number): void {
   callNative(() => {
     loadNative<DescriptorsNative>().adviseReadOnce(fd);
+  });
+}
+
+/** Advice that only what is asked for is read, and nothing ahead of it. */
+export function adviseNoReadahead(fd: number): void {
+  callNative(() => {
+    loadNative<DescriptorsNative>().adviseNoReadahead(fd);
+  });
+}
+
+/** What the kernel keeps in memory of the pages of these bytes is given up, so that they are read anew. */
+export function forgetCached(fd: number, offset: number, bytes: number): void {
+  callNative(() => {
+    loadNative<DescriptorsNative>().forgetCached(fd, offset, bytes);
   });
 }
 

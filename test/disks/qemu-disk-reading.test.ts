@@ -85,6 +85,32 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU, read', () => {
     TEST_MS,
   );
 
+  it(
+    'are not read from a file that is no longer theirs',
+    async () => {
+      const image = rig.qcow2Image(8 * MIB);
+      await rig.start({ bare: true, extraArgs: driveArguments(image, 'format=qcow2') });
+      const [found] = await findDisks(rig.monitor, ['dr0']);
+      await rig.monitor.command('blockdev-snapshot-sync', {
+        device: 'dr0',
+        'snapshot-file': rig.path('overlay.qcow2'),
+      });
+      const write = { 'command-line': 'qemu-io dr0 "write -P 0x5a 1M 3M"' };
+      await rig.monitor.command('human-monitor-command', write);
+      const known = found?.image;
+      if (known === undefined || known === null) throw new Error('no image');
+      const disks = await rig.attach({
+        disks: [{ name: 'vd0', file: { path: image, format: 'qcow2', known } }],
+      });
+      await rig.copyBase(disks);
+      const raw = rig.path('raw');
+      writeFileSync(raw, Buffer.alloc(8 * MIB).fill(0x5a, MIB, 4 * MIB));
+      expect(rig.difference(raw)).toBe(-1);
+      await disks.detach();
+    },
+    TEST_MS,
+  );
+
   it.each(['raw', 'qcow2'] as const)(
     'are resumed with what was written while nobody was there: %s',
     async (format) => {

@@ -6,7 +6,7 @@
  */
 import { connect, type Socket } from 'node:net';
 import type { RomulusError } from '../../base/errors.ts';
-import { nullIfZeros, READ_BYTES_MAX, type ReadableDisk, readError } from '../readable-disk.ts';
+import { type FlushableDisk, nullIfZeros, READ_BYTES_MAX, readError } from '../readable-disk.ts';
 import {
   clientGreeting,
   DATA_REPLY_BYTES,
@@ -24,8 +24,11 @@ import {
 
 /** How long the server may take for one answer, milliseconds; QEMU reads from storage meanwhile. */
 export const ANSWER_TIMEOUT_MS = 3000;
-/** How long it may take to bring all that is in its caches to storage, milliseconds; the guest runs on. */
-const FLUSH_TIMEOUT_MS = 60_000;
+/**
+ * How long it may take to bring all that is in its caches to storage, milliseconds: less than a thread has that is
+ * told to leave. The guest runs on meanwhile.
+ */
+const FLUSH_TIMEOUT_MS = 10_000;
 /** How long it may take to close a connection that was not agreed on, milliseconds. */
 const LEAVE_TIMEOUT_MS = 1000;
 /** Longest text or list in the reply to an option that is read. */
@@ -50,7 +53,7 @@ interface Deadline {
 }
 
 /** One disk, opened at its server. */
-export class NbdReader implements ReadableDisk {
+export class NbdReader implements FlushableDisk {
   readonly #name: string;
   readonly #answerTimeoutMs: number;
   readonly #socket: Socket;

@@ -3,12 +3,11 @@
  *
  * QEMU keeps its tables in memory and writes them when it is told to flush. Told so once, the file says
  * where every cluster is that the machine has not written to since; of any other it may say anything.
- * One table is kept, as it was read. Before an L2 table is given up, the L1 entry that leads to it is
- * changed in the file: one that still says the same after the table was read led to that table.
+ * One table is kept, as it was read. Before an L2 table is given up, what leads to it is changed in the
+ * file: where that says the same before and after the table was read, it led to that table.
  */
 import { readError } from '../readable-disk.ts';
 import {
-  absentPlace,
   clusterPlace,
   type ClusterPlace,
   ENTRY_BYTES,
@@ -82,7 +81,7 @@ export class ClusterMap {
     const inCluster = offset % clusterBytes;
     const clusterEnd = offset - inCluster + clusterBytes;
     if (entries === 'unknown') return { place: 'unknown', clusterEnd };
-    if (entries === null) return { place: absentPlace(header), clusterEnd };
+    if (entries === null) return { place: 'zeros', clusterEnd };
     const cluster = Math.floor(offset / clusterBytes) % (clusterBytes / ENTRY_BYTES);
     const place = clusterPlace(entries.readBigUInt64BE(cluster * ENTRY_BYTES), header);
     return { place: typeof place === 'number' ? place + inCluster : place, clusterEnd };
@@ -91,25 +90,34 @@ export class ClusterMap {
   async #tableOf(offset: number): Promise<Table> {
     const known = this.#table;
     if (known !== null && indexOf(offset, known.header) === known.index) return known;
-    // A table that grows moves.
-    const header = await readHeader(this.#file, this.#diskBytes);
-    const index = indexOf(offset, header);
-    this.#table = { index, header, entries: await this.#entries(index, header) };
-    return this.#table;
+    const table = await this.#readTable(offset);
+    this.#table = table;
+    return table;
   }
 
-  async #entries(index: number, header: Qcow2Header): Promise<Table['entries']> {
-    if (index >= header.l1Entries) return 'unknown';
-    let entry = await this.#l1Entry(index, header);
+  async #readTable(offset: number): Promise<Table> {
+    let before = await this.#way(offset);
     for (let read = 0; read < READS_MAX; read += 1) {
-      const place = tablePlace(entry, header);
-      if (typeof place !== 'number') return place;
-      const entries = await this.#file.read(place, header.clusterBytes);
-      const after = await this.#l1Entry(index, header);
-      if (after === entry) return entries;
-      entry = after;
+      const { header, index, entry } = before;
+      const place = entry === null ? 'unknown' : tablePlace(entry, header);
+      const entries =
+        typeof place === 'number' ? await this.#file.read(place, header.clusterBytes) : place;
+      const after = await this.#way(offset);
+      if (after.entry === entry && after.header.l1Offset === header.l1Offset)
+        return { index, header, entries };
+      before = after;
     }
-    return 'unknown';
+    return { index: before.index, header: before.header, entries: 'unknown' };
+  }
+
+  /** What leads to the L2 table of a byte of the disk; an entry that the L1 table is too short for is null. */
+  async #way(
+    offset: number,
+  ): Promise<{ header: Qcow2Header; index: number; entry: bigint | null }> {
+    const header = await readHeader(this.#file, this.#diskBytes);
+    const index = indexOf(offset, header);
+    const entry = index < header.l1Entries ? await this.#l1Entry(index, header) : null;
+    return { header, index, entry };
   }
 
   async #l1Entry(index: number, { l1Offset }: Qcow2Header): Promise<bigint> {

@@ -5,7 +5,7 @@
 import type { FoundFile } from '../../base/disk-file.ts';
 import type { SpareBuffers } from '../../base/spare-buffers.ts';
 import { FileBytes } from '../file-bytes.ts';
-import { type ReadableDisk, readPiece } from '../readable-disk.ts';
+import { type FlushableDisk, type ReadableDisk, readPiece } from '../readable-disk.ts';
 import { ClusterMap, type Run } from './cluster-map.ts';
 
 export interface Qcow2ImageOptions {
@@ -13,65 +13,61 @@ export interface Qcow2ImageOptions {
   readonly diskBytes: number;
   /** Read into; from `pieceBuffers`. */
   readonly buffers: SpareBuffers;
-  /** Whether the machine did not write there since before the first piece was read, as far as is known. */
+  /** Whether the machine did not write there since before it was prepared for reading, as far as is known. */
   readonly isUnwritten: (offset: number, byteCount: number) => boolean;
-}
-
-/** The disk, as QEMU serves it. */
-export interface ServedDisk extends ReadableDisk {
-  /** Has QEMU write what it keeps in memory, its tables among it. */
-  flush(): Promise<void>;
 }
 
 /** A disk's file, opened for reading, beside QEMU's own server of the disk. */
 export class Qcow2Image implements ReadableDisk {
   readonly #file: FileBytes;
   readonly #map: ClusterMap;
-  readonly #through: ServedDisk;
+  readonly #served: FlushableDisk;
   readonly #options: Qcow2ImageOptions;
-  #flushed: Promise<void> | null = null;
 
   private constructor(
     options: Qcow2ImageOptions,
-    parts: { file: FileBytes; map: ClusterMap; through: ServedDisk },
+    parts: { file: FileBytes; map: ClusterMap; served: FlushableDisk },
   ) {
     this.#options = options;
     this.#file = parts.file;
     this.#map = parts.map;
-    this.#through = parts.through;
+    this.#served = parts.served;
   }
 
   /**
-   * `openThrough` gives the disk as QEMU serves it; it is closed with this.
+   * `openServed` gives the disk as QEMU serves it; it is closed with this.
    * @throws {RomulusError} ERR_DISK_READ when the file cannot be opened or is not one that can be read so.
    */
   static async open(
     options: Qcow2ImageOptions,
-    openThrough: () => Promise<ServedDisk>,
+    openServed: () => Promise<FlushableDisk>,
   ): Promise<Qcow2Image> {
     const file = FileBytes.open(options.file);
     try {
       const map = await ClusterMap.open(file, options.diskBytes);
-      return new Qcow2Image(options, { file, map, through: await openThrough() });
+      return new Qcow2Image(options, { file, map, served: await openServed() });
     } catch (error) {
       file.close();
       throw error;
     }
   }
 
+  /** Has QEMU write its tables. */
+  prepare(): Promise<void> {
+    return this.#served.flush();
+  }
+
   async read(offset: number, byteCount: number): Promise<Buffer | null> {
-    this.#flushed ??= this.#through.flush();
-    await this.#flushed;
-    if (!this.#isAsFlushed(offset, byteCount)) return this.#through.read(offset, byteCount);
+    if (!this.#isAsFlushed(offset, byteCount)) return this.#served.read(offset, byteCount);
     const runs = await this.#map.runs(offset, byteCount);
-    if (runs.some(({ place }) => place === 'unknown')) return this.#through.read(offset, byteCount);
+    if (runs.some(({ place }) => place === 'unknown')) return this.#served.read(offset, byteCount);
     if (runs.every(({ place }) => place === 'zeros')) return null;
     return readPiece(this.#options.buffers, byteCount, async (data) => this.#fill(data, runs));
   }
 
   close(): void {
     this.#file.close();
-    this.#through.close();
+    this.#served.close();
   }
 
   /** A cluster is moved as a whole when part of it is written. */

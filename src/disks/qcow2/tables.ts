@@ -8,9 +8,6 @@
 /** Size of the header that is read; longer ones only add what does not matter here. */
 export const HEADER_BYTES = 104;
 export const ENTRY_BYTES = 8;
-/** Alignment of an L1 table, which a cluster that is smaller than it never has. */
-const SECTOR_BYTES = 512;
-
 const MAGIC = 0x51_46_49_fb;
 const CLUSTER_BITS_MIN = 9;
 const CLUSTER_BITS_MAX = 21;
@@ -18,6 +15,8 @@ const CLUSTER_BITS_MAX = 21;
 const HARMLESS_FEATURES = 0b1001n;
 
 const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
+/** Referred to once: written in place, and moved by nothing but a discard of all of it. */
+const COPIED = 1n << 63n;
 const COMPRESSED = 1n << 62n;
 const READS_AS_ZEROS = 1n;
 
@@ -29,8 +28,6 @@ export interface Qcow2Header {
   readonly diskBytes: number;
   readonly l1Offset: number;
   readonly l1Entries: number;
-  /** Where nothing is allocated another file holds the bytes. */
-  readonly hasBacking: boolean;
 }
 
 /** Where a cluster's bytes are: at a place in the file, nowhere because they are zeros, or who knows. */
@@ -44,42 +41,38 @@ export function parseHeader(bytes: Buffer): Qcow2Header | string {
   const clusterBits = bytes.readUInt32BE(20);
   if (clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX)
     return `its clusters have 2^${clusterBits} bytes`;
+  if (bytes.readBigUInt64BE(8) !== 0n) return 'part of its disk is in a backing file';
   if (bytes.readUInt32BE(32) !== 0) return 'it is encrypted';
   if (version === 3 && (bytes.readBigUInt64BE(72) & ~HARMLESS_FEATURES) !== 0n)
     return 'it has features that only QEMU reads';
+  const clusterBytes = 2 ** clusterBits;
   const l1Offset = Number(bytes.readBigUInt64BE(40));
-  if (l1Offset === 0 || l1Offset % SECTOR_BYTES !== 0 || !Number.isSafeInteger(l1Offset))
+  if (l1Offset === 0 || l1Offset % clusterBytes !== 0 || !Number.isSafeInteger(l1Offset))
     return 'its table is nowhere';
   return {
     version,
-    clusterBytes: 2 ** clusterBits,
+    clusterBytes,
     diskBytes: Number(bytes.readBigUInt64BE(24)),
     l1Offset,
     l1Entries: bytes.readUInt32BE(36),
-    hasBacking: bytes.readBigUInt64BE(8) !== 0n,
   };
 }
 
-/** Where the L2 table of an L1 entry is; null when there is none, `unknown` where no table can be. */
-export function tablePlace(
-  entry: bigint,
-  { clusterBytes }: Qcow2Header,
-): number | null | 'unknown' {
-  const offset = Number(entry & OFFSET_MASK);
-  if (offset === 0) return null;
-  return offset % clusterBytes === 0 ? offset : 'unknown';
+/** Where the L2 table of an L1 entry is; null when there is none, `unknown` where it may move. */
+export function tablePlace(entry: bigint, header: Qcow2Header): number | null | 'unknown' {
+  return (entry & OFFSET_MASK) === 0n ? null : placeOf(entry, header);
 }
 
 /** Where the cluster of an L2 entry is. */
 export function clusterPlace(entry: bigint, header: Qcow2Header): ClusterPlace {
   if ((entry & COMPRESSED) !== 0n) return 'unknown';
   if (header.version > 2 && (entry & READS_AS_ZEROS) !== 0n) return 'zeros';
-  const offset = Number(entry & OFFSET_MASK);
-  if (offset === 0) return absentPlace(header);
-  return offset % header.clusterBytes === 0 ? offset : 'unknown';
+  return (entry & OFFSET_MASK) === 0n ? 'zeros' : placeOf(entry, header);
 }
 
-/** Where the bytes are of what is not allocated. */
-export function absentPlace({ hasBacking }: Qcow2Header): ClusterPlace {
-  return hasBacking ? 'unknown' : 'zeros';
+/** A place that something stays at while it is written to. */
+function placeOf(entry: bigint, { clusterBytes }: Qcow2Header): number | 'unknown' {
+  const offset = Number(entry & OFFSET_MASK);
+  const isPlace = Number.isSafeInteger(offset) && offset % clusterBytes === 0;
+  return isPlace && (entry & COPIED) !== 0n ? offset : 'unknown';
 }

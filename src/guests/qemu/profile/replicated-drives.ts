@@ -95,7 +95,12 @@ export function fileOf({ file, format }: ProfileDrive, pid: number): DiskFile | 
     const link = `${directory}/${descriptor}`;
     const facts = factsOf(link);
     if (facts?.ino !== seen.ino || facts.dev !== seen.dev) continue;
-    return { path: link, format: form, identity: { device: facts.dev, inode: facts.ino } };
+    return {
+      path: link,
+      format: form,
+      identity: { device: facts.dev, inode: facts.ino },
+      known: { file, driver: format },
+    };
   }
   return null;
 }
