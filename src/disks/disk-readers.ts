@@ -9,6 +9,7 @@ import { toRomulusError } from '../base/errors.ts';
 import type { SpareBuffers } from '../base/spare-buffers.ts';
 import type { NbdReader } from './nbd/reader.ts';
 import { Qcow2Image } from './qcow2/image.ts';
+import { oldWithIothreads } from './old-iothreads.ts';
 import { type DescriptorMonitor, QemuExport } from './qemu-export.ts';
 import type { FoundDisk } from './qemu-mirror.ts';
 import { RawImage } from './raw-image.ts';
@@ -77,6 +78,8 @@ export class DiskReaders {
     },
   ): Promise<DiskReaders> {
     const opened = new DiskReaders(monitor, options);
+    // A write that its mirror does not bring might end after its place was read.
+    if ((await oldWithIothreads(monitor)) !== null) return opened;
     for (const [disk, found] of options.disks.entries())
       try {
         const reader =

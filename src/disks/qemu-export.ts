@@ -16,6 +16,7 @@ import { RomulusError } from '../base/errors.ts';
 import { closeDuplicate, listenAtPath } from '../native/descriptors.ts';
 import { readError } from './readable-disk.ts';
 import { NbdReader } from './nbd/reader.ts';
+import { oldWithIothreads, SOUND_FROM_MAJOR } from './old-iothreads.ts';
 import type { DiskMonitor, FoundDisk } from './qemu-mirror.ts';
 
 const EXPORT_PREFIX = 'romulus-x';
@@ -26,14 +27,7 @@ export interface DescriptorMonitor extends DiskMonitor {
   commandWithDescriptor(name: string, args: object, descriptor: number): Promise<unknown>;
 }
 
-/**
- * From this version on a QEMU outlives a client of its server that goes when a disk has an iothread (10.0 and
- * 11.1 do, 7.2 does not: "Assertion `qemu_in_main_thread() && nbd_server' failed"; between them nobody looked).
- */
-const IOTHREADS_FROM_MAJOR = 10;
-
-const namedSchema = z.array(z.object({ id: z.string() }));
-const versionSchema = z.object({ qemu: z.object({ major: z.number(), minor: z.number() }) });
+const exportsSchema = z.array(z.object({ id: z.string() }));
 
 /** QEMU's server of some of its disks. */
 export class QemuExport {
@@ -85,23 +79,20 @@ export class QemuExport {
  * @throws {RomulusError} the monitor's own.
  */
 export async function removeExports(monitor: DiskMonitor): Promise<void> {
-  const found = namedSchema.safeParse(await monitor.command('query-block-exports'));
+  const found = exportsSchema.safeParse(await monitor.command('query-block-exports'));
   const isOurs = found.data?.some(({ id }) => id.startsWith(EXPORT_PREFIX)) === true;
   if (isOurs) await monitor.command('nbd-server-stop');
 }
 
 /** No machine may die because we do. */
 async function expectHarmless(monitor: DiskMonitor): Promise<void> {
-  const version = versionSchema.safeParse(await monitor.command('query-version')).data?.qemu;
-  if (version !== undefined && version.major >= IOTHREADS_FROM_MAJOR) return;
-  const iothreads = namedSchema.safeParse(await monitor.command('query-iothreads'));
-  if (iothreads.data?.length === 0) return;
-  const name = version === undefined ? 'of unknown version' : `${version.major}.${version.minor}`;
+  const version = await oldWithIothreads(monitor);
+  if (version === null) return;
   throw new RomulusError(
     'ERR_DISK_READ',
-    `a QEMU ${name} with iothreads is not asked to serve its disks: it may end when its client is killed`,
+    `a QEMU ${version} with iothreads is not asked to serve its disks: it may end when its client is killed`,
     {
-      remedy: `${ALL_IS_SENT} For less, use QEMU ${IOTHREADS_FROM_MAJOR}.0 or later, or no iothreads.`,
+      remedy: `${ALL_IS_SENT} For less, use QEMU ${SOUND_FROM_MAJOR}.0 or later, or no iothreads.`,
     },
   );
 }
