@@ -4,6 +4,7 @@
  * through a failover. Both directions are bounded: a flood from a client pauses that client, a
  * client that does not read is cut off.
  */
+import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { RomulusError } from '../base/errors.ts';
 import type { Endpoint } from '../engine/config.ts';
@@ -18,6 +19,7 @@ export const CLIENT_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 export interface Gateway {
   readonly port: number;
   readonly connectionCount: () => number;
+  /** Ends every connection; when it is done, the world has been told of each end. */
   close(): Promise<void>;
 }
 
@@ -83,10 +85,12 @@ export async function openGateway(world: World, where: Endpoint): Promise<Gatewa
   return {
     port: typeof address === 'object' && address !== null ? address.port : where.port,
     connectionCount: () => sockets.size,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        for (const socket of sockets) socket.destroy();
-      }),
+    close: async () => {
+      // A server says that it has closed before its connections say so.
+      const ends = [...sockets].map((socket) => once(socket, 'close'));
+      const closed = new Promise((resolve) => server.close(resolve));
+      for (const socket of sockets) socket.destroy();
+      await Promise.all([...ends, closed]);
+    },
   };
 }

@@ -17,6 +17,7 @@ export type WorldQuestion =
   | { readonly ask: 'startKv' }
   | { readonly ask: 'finishKv' }
   | { readonly ask: 'openGateway' }
+  | { readonly ask: 'closeGateway' }
   | { readonly ask: 'record' };
 
 /** The answers, by question. */
@@ -26,6 +27,7 @@ export interface WorldAnswers {
   readonly startKv: null;
   readonly finishKv: KvOutcome;
   readonly openGateway: { readonly port: number };
+  readonly closeGateway: null;
   readonly record: {
     readonly columns: RecordColumns;
     readonly overflowed: boolean;
@@ -62,6 +64,10 @@ async function answer(question: WorldQuestion): Promise<WorldAnswers[keyof World
     case 'openGateway':
       gateway = await openGateway(theWorld(), { host: '127.0.0.1', port: 0 });
       return { port: gateway.port };
+    case 'closeGateway':
+      await gateway?.close();
+      gateway = null;
+      return null;
     case 'record':
       return {
         columns: theWorld().record.columns(),

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -199,6 +199,18 @@ describe('the world', () => {
     });
     await until(() => world.status().seqHeard === 8);
     expect(heard).toEqual(['new', 'closed']);
+  });
+
+  it('is told of the end of every connection by the time the door is closed', async () => {
+    const world = new World({ lines: [], record: false, onNotice: () => undefined });
+    cleanups.push(() => world.close());
+    const door = await openGateway(world, { host: '127.0.0.1', port: 0 });
+    const clients = Array.from({ length: 20 }, () => connect(door.port, '127.0.0.1'));
+    for (const client of clients) client.on('error', () => client.destroy());
+    await until(() => door.connectionCount() === clients.length);
+    expect(world.status().inputsWaiting).toBe(clients.length);
+    await door.close();
+    expect(world.status().inputsWaiting).toBe(2 * clients.length);
   });
 
   it('refuses a port that is taken, with a way out', async () => {
