@@ -156,7 +156,16 @@ class BufferSink final : public BatchSink {
   uint32_t count_ = 0;
 };
 
-// From five arguments in a row: blockId, epoch, batchBytesMax, full, level.
+EncodeMode ModeOf(const Napi::Value& value) {
+  const std::string name = value.ToString().Utf8Value();
+  if (name == "delta") return EncodeMode::kDelta;
+  if (name == "full") return EncodeMode::kFull;
+  if (name == "base") return EncodeMode::kBase;
+  throw Failure("ERR_USAGE_ENCODE_MODE", "the mode '" + name + "' is unknown",
+                "Use delta, full or base.");
+}
+
+// From five arguments in a row: blockId, epoch, batchBytesMax, mode, level.
 EncodeOptions OptionsAt(const Napi::CallbackInfo& info, size_t first) {
   EncodeOptions options{};
   const uint64_t block_id = WholeNumber(info[first], "blockId");
@@ -172,7 +181,7 @@ EncodeOptions OptionsAt(const Napi::CallbackInfo& info, size_t first) {
                   "maxBatchBytes is " + std::to_string(options.batch_bytes_max),
                   "Choose between 4120 bytes (one raw page) and 8 MiB.");
   }
-  options.full = info[first + 3].ToBoolean();
+  options.mode = ModeOf(info[first + 3]);
   options.kernel = &KernelArgument(info[first + 4]);
   return options;
 }

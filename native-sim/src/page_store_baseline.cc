@@ -106,7 +106,9 @@ PageBaseline::PageBaseline(uint64_t pages)
     : pages_(pages),
       memory_(pages * kPageBytes),
       epochs_memory_(pages * sizeof(uint64_t)),
-      changed_(reinterpret_cast<uint64_t*>(epochs_memory_.data())) {}
+      crcs_memory_(pages * sizeof(uint32_t)),
+      changed_(reinterpret_cast<uint64_t*>(epochs_memory_.data())),
+      crcs_(reinterpret_cast<uint32_t*>(crcs_memory_.data())) {}
 
 void PageBaseline::Check(const StagedPages& staged) const {
   uint64_t next = 0;
@@ -132,7 +134,8 @@ void PageBaseline::PrepareDense(const StagedPages& staged) {
     }
     // The reservation begins where the kernel put it: what is dense need not be aligned to it, so
     // its edges may stay small pages.
-    if (count > 0 && changed_[first] == 0 && huge_stretches_ < kHugeStretchesMax) {
+    const bool is_new = changed_[first] == 0 || !IsKept(first);
+    if (count > 0 && is_new && huge_stretches_ < kHugeStretchesMax) {
       memory_.UseHugePages(first * kPageBytes, count * kPageBytes);
       // One that goes on where the last one ended becomes part of it.
       if (first != huge_end_) huge_stretches_ += 1;
@@ -145,35 +148,41 @@ void PageBaseline::PrepareDense(const StagedPages& staged) {
 EncodeCounts PageBaseline::Encode(const StagedPages& staged, const EncodeOptions& options,
                                   BatchSink& sink) {
   Check(staged);
-  PrepareDense(staged);
+  const bool is_base = options.mode == EncodeMode::kBase;
+  if (!is_base) PrepareDense(staged);
   Output output(options, staged.count, sink);
   const PageKernel& kernel = *options.kernel;
+  // Where a kernel brings up to date what is not to be kept: one page, that stays in the cache.
+  alignas(64) uint8_t scratch[kPageBytes];
   const auto old_of = [&](size_t at) -> const uint8_t* {
     const uint64_t index = staged.page_index[at];
-    return changed_[index] == 0 ? kZeroPage : Page(index);
+    return changed_[index] == 0 || !IsKept(index) ? kZeroPage : Page(index);
   };
-  const uint8_t* old = staged.count == 0 ? nullptr : old_of(0);
   size_t last_bytes = 0;
   for (size_t at = 0; at < staged.count; ++at) {
     const uint64_t index = staged.page_index[at];
     const uint8_t* now = staged.Page(at);
+    const bool is_kept = IsKept(index);
+    const bool keeps = !is_base || (is_kept && changed_[index] != 0);
     EncodedPage page;
-    if (options.full) {
-      page = kernel.encode_full(now, Page(index), output.Room());
-      // A page that was never encoded is zeros already, and stays without memory.
-      if (page.encoding == kEncodingZero && changed_[index] != 0) {
+    if (options.mode == EncodeMode::kFull || !is_kept) {
+      page = kernel.encode_full(now, keeps ? Page(index) : nullptr, output.Room());
+      // A page that was never written here is zeros already, and stays without memory.
+      if (page.encoding == kEncodingZero && is_kept && changed_[index] != 0) {
         std::memset(Page(index), 0, kPageBytes);
       }
     } else {
       const bool is_last = at + 1 == staged.count;
-      const uint8_t* next_old = is_last ? old : old_of(at + 1);
-      const uint8_t* next_now = is_last ? now : staged.Page(at + 1);
-      page = kernel.encode_delta(now, old, Page(index), output.Room(),
-                                 {next_now, next_old, last_bytes});
+      page = kernel.encode_delta(now, old_of(at), keeps ? Page(index) : scratch, output.Room(),
+                                 {is_last ? now : staged.Page(at + 1),
+                                  old_of(is_last ? at : at + 1), last_bytes});
       last_bytes = page.bytes;
-      old = next_old;
     }
-    if (page.encoding != kEncodingUnchanged) changed_[index] = options.epoch + 1;
+    if (page.encoding != kEncodingUnchanged) {
+      const bool is_lost = !keeps && page.encoding != kEncodingZero;
+      changed_[index] = (options.epoch + 1) | (is_lost ? kNotKept : 0);
+      if (is_lost) crcs_[index] = page.summary.crc;
+    }
     output.Add(index, page);
   }
   return output.Finish();
@@ -185,7 +194,13 @@ EncodeCounts PageBaseline::EncodeChangedSince(uint64_t since, uint64_t from_page
   Output output(options, std::min(page_limit, pages_), sink);
   uint64_t index = from_page;
   for (uint64_t count = 0; index < pages_ && count < page_limit; ++index) {
-    if (changed_[index] <= since + 1) continue;
+    if (ChangedIn(index) <= since + 1) continue;
+    if (!IsKept(index)) {
+      throw Failure("ERR_INTERNAL_BASELINE",
+                    "page " + std::to_string(index) + " went with a base image after epoch " +
+                        std::to_string(since) + ", and its content is not here any more",
+                    "This is a defect in Romulus: please report it.");
+    }
     output.Add(index, options.kernel->encode_full(Page(index), nullptr, output.Room()));
     ++count;
   }
@@ -195,7 +210,7 @@ EncodeCounts PageBaseline::EncodeChangedSince(uint64_t since, uint64_t from_page
 
 uint64_t PageBaseline::CountChangedSince(uint64_t since) const {
   uint64_t count = 0;
-  for (uint64_t index = 0; index < pages_; ++index) count += changed_[index] > since + 1 ? 1 : 0;
+  for (uint64_t index = 0; index < pages_; ++index) count += ChangedIn(index) > since + 1 ? 1 : 0;
   return count;
 }
 
@@ -205,7 +220,9 @@ uint64_t PageBaseline::Digest(const PageKernel& kernel, uint64_t from_page,
   const uint64_t end = from_page + std::min(page_count, pages_ - std::min(from_page, pages_));
   for (uint64_t index = from_page; index < end; ++index) {
     if (changed_[index] == 0) continue;
-    digest += PageDigest(static_cast<uint32_t>(index), kernel.summarize(Page(index)));
+    const PageSummary summary =
+        IsKept(index) ? kernel.summarize(Page(index)) : PageSummary{crcs_[index], false};
+    digest += PageDigest(static_cast<uint32_t>(index), summary);
   }
   return digest;
 }
@@ -213,6 +230,7 @@ uint64_t PageBaseline::Digest(const PageKernel& kernel, uint64_t from_page,
 void PageBaseline::Reset() {
   memory_.Clear();
   epochs_memory_.Clear();
+  crcs_memory_.Clear();
 }
 
 }  // namespace romulus

@@ -202,7 +202,8 @@ function slice(request: {
   const result = baseline.encode(capture.staged(), {
     blockId: block.id,
     epoch: request.epoch,
-    mode: 'delta',
+    // Most of a machine's memory is not written again soon, and need not be held twice on this host.
+    mode: request.full ? 'base' : 'delta',
   });
   const batches = seal('baseImage', result);
   const totals = totalsOf([result], batches, nowMs() - startMs);

@@ -41,6 +41,14 @@ export interface EncodedPages {
   readonly encodedBytes: number;
 }
 
+/**
+ * - `delta`: against what the backup has.
+ * - `full`: every page as zero or raw, whatever was there.
+ * - `base`: as `delta`, but the content of pages that are new is not kept, so that a base image costs
+ *   no memory here. The next time such a page is encoded it is zero or raw, and kept from then on.
+ */
+export type EncodeMode = 'delta' | 'full' | 'base';
+
 export interface EncodeOptions {
   readonly blockId: number;
   /** Largest size of a batch: 4120 bytes to 8 MiB; 1 MiB when left out. */
@@ -52,8 +60,8 @@ export interface EncodeOptions {
 export interface EncodeNewOptions extends EncodeOptions {
   /** The epoch that these pages belong to: remembered for `encodeChangedSince`. */
   readonly epoch: number;
-  /** `full` sends every page as zero or raw, whatever was there; `delta` is the default. */
-  readonly mode?: 'delta' | 'full';
+  /** `delta` when left out. */
+  readonly mode?: EncodeMode;
 }
 
 export interface EncodeChangedOptions extends EncodeOptions {
@@ -80,7 +88,7 @@ type CommonArguments = [
   blockId: number,
   epoch: number,
   maxBatchBytes: number,
-  full: boolean,
+  mode: EncodeMode,
   level: SimdLevel | undefined,
 ];
 
@@ -129,7 +137,7 @@ export class Baseline {
   readonly #handle: BaselineHandle;
 
   /**
-   * A baseline of zeros. Takes memory only for pages that are encoded.
+   * A baseline of zeros. Takes memory only for pages that are encoded, and not as `base`.
    * @throws {RomulusError} ERR_USAGE_MEMORY_SIZE, ERR_HOST_MEMORY_MAP
    */
   constructor(options: { pages: number }) {
@@ -167,7 +175,8 @@ export class Baseline {
   /**
    * Encodes, in full, the baseline's own content of the pages that changed after the epoch: what a
    * backup that holds that epoch lacks. Call it again with `nextPage` until that is null.
-   * @throws {RomulusError} ERR_USAGE_BATCH_BYTES, ERR_HOST_SIMD_LEVEL, ERR_USAGE_CLOSED
+   * @throws {RomulusError} ERR_USAGE_BATCH_BYTES, ERR_HOST_SIMD_LEVEL, ERR_USAGE_CLOSED,
+   *   ERR_INTERNAL_BASELINE for an epoch before that of a base image
    */
   encodeChangedSince(epoch: number, options: EncodeChangedOptions): EncodedSlice {
     return callNative(() =>
@@ -179,13 +188,16 @@ export class Baseline {
         options.blockId,
         0,
         options.maxBatchBytes ?? DEFAULT_BATCH_BYTES,
-        true,
+        'full',
         options.level,
       ),
     );
   }
 
-  /** Sum modulo 2^64 of the pages' digests, computed anew from their content. */
+  /**
+   * Sum modulo 2^64 of the pages' digests, computed anew from their content where that is kept, and
+   * else from the CRC under which it was sent.
+   */
   digest(range: DigestRange = {}): bigint {
     return callNative(() =>
       this.#native.baselineDigest(
@@ -279,7 +291,7 @@ function newArguments(options: EncodeNewOptions): CommonArguments {
     options.blockId,
     options.epoch,
     options.maxBatchBytes ?? DEFAULT_BATCH_BYTES,
-    options.mode === 'full',
+    options.mode ?? 'delta',
     options.level,
   ];
 }
