@@ -7,18 +7,20 @@
  * backup may act on it: when its last promise has run out as well.
  *
  * With `--stress SECONDS` also: both cores saturated by stress-ng, nobody dies, and every verdict
- * other than "alive" is counted. Run with `npx tsx bench/detector.bench.ts`; prints one JSON object.
+ * other than "alive" is counted; then the same with whole nodes that protect a machine at work, and every
+ * change of the register is counted. Run with `npx tsx bench/detector.bench.ts`; prints one JSON object.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { pathToFileURL } from 'node:url';
 import { Prng } from '../src/base/prng.ts';
-import { asGeneration } from '../src/base/units.ts';
+import { asGeneration, MIB } from '../src/base/units.ts';
 import type { Verdict } from '../src/core/verdict.ts';
 import { type Heartbeat, startHeartbeat } from '../src/signals/heartbeat.ts';
 import { monotonicMs } from '../src/signals/promise-words.ts';
 import { HeartbeatChild } from '../test/signals/heartbeat-child.ts';
+import { withPair } from './lib/pair.ts';
 import {
   type BenchResult,
   type Claim,
@@ -128,18 +130,32 @@ async function measureStrikes(
   return samples;
 }
 
+/** Keeps every core busy for so long. */
+async function saturate(seconds: number): Promise<void> {
+  const load = spawn('stress-ng', [
+    '--cpu',
+    `${availableParallelism()}`,
+    '--timeout',
+    `${seconds}`,
+    '--quiet',
+  ]);
+  const end = (): void => void load.kill('SIGTERM');
+  process.once('exit', end);
+  const [code] = (await once(load, 'exit')) as [number | null];
+  process.off('exit', end);
+  if (code !== 0) throw new Error(`stress-ng ended with ${code}`);
+}
+
 async function measureFalseVerdicts(seconds: number): Promise<Record<string, number | string>> {
   const { child, port } = await startChild();
   const backup = new Backup();
   await backup.start(port);
   await backup.waitFor('alive');
-  const cores = availableParallelism();
-  const load = spawn('stress-ng', ['--cpu', `${cores}`, '--timeout', `${seconds}`, '--quiet']);
-  await once(load, 'exit');
+  await saturate(seconds);
   const states = backup.verdicts.map(({ verdict }) => verdict);
   const primaryStates = child.events.filter(({ event }) => event === 'verdict');
   const row = {
-    case: `nobody dies, ${cores} cores saturated`,
+    case: `nobody dies, ${availableParallelism()} cores saturated`,
     seconds,
     falselyDead: states.filter(({ state }) => state === 'dead').length,
     falselySuspect: states.filter(({ state }) => state === 'suspect').length,
@@ -151,6 +167,33 @@ async function measureFalseVerdicts(seconds: number): Promise<Record<string, num
   await backup.heartbeat?.stop();
   await child.kill();
   return row;
+}
+
+/** The same with whole nodes at work. A generation more is a promotion, or a primary that went on alone. */
+async function measureFalseFailovers(seconds: number): Promise<Record<string, number | string>> {
+  return await withPair(
+    {
+      memoryBytes: 256 * MIB,
+      workload: 'hotspot',
+      rate: 20_000,
+      beacons: 20_000,
+      intervalMs: 25,
+    },
+    async (pair) => {
+      await pair.protect();
+      const before = await pair.status();
+      await saturate(seconds);
+      const after = await pair.status();
+      return {
+        case: `whole nodes at work, nobody dies, ${availableParallelism()} cores saturated`,
+        seconds,
+        epochs: after.epoch - before.epoch,
+        promotions: pair.backupEvents.filter(({ event }) => event.event === 'promoted').length,
+        registerChanges: after.generation - before.generation,
+        state: after.state,
+      };
+    },
+  );
 }
 
 function rowOf(name: string, samples: readonly Sample[]): Record<string, number | string> {
@@ -173,7 +216,7 @@ function rowOf(name: string, samples: readonly Sample[]): Record<string, number 
 }
 
 function claimsOf(rows: readonly Row[]): Claim[] {
-  const [kills, freezes, stressed] = rows;
+  const [kills, freezes, stressed, whole] = rows;
   const claims: Claim[] = [
     {
       what: 'heartbeats alone, SIGKILL: detectMs p99',
@@ -208,6 +251,20 @@ function claimsOf(rows: readonly Row[]): Claim[] {
       bound: 0,
       unit: '',
     },
+    {
+      what: `whole nodes: promotions of a copy whose primary lives ${during}`,
+      measured: numberOf(whole, 'promotions'),
+      relation: 'at most',
+      bound: 0,
+      unit: '',
+    },
+    {
+      what: `whole nodes: changes of the register ${during}`,
+      measured: numberOf(whole, 'registerChanges'),
+      relation: 'at most',
+      bound: 0,
+      unit: '',
+    },
   ];
 }
 
@@ -217,11 +274,15 @@ export async function run(
 ): Promise<BenchResult> {
   const { seed = 1, strikes = STRIKES, stressSeconds = 0 } = options;
   const prng = new Prng(seed);
-  const rows = [
+  const rows: Row[] = [
     rowOf('SIGKILL: the connection breaks', await measureStrikes(prng, 'SIGKILL', strikes)),
     rowOf('SIGSTOP: pure silence', await measureStrikes(prng, 'SIGSTOP', strikes)),
   ];
-  if (stressSeconds > 0) rows.push(await measureFalseVerdicts(stressSeconds));
+  if (stressSeconds > 0)
+    rows.push(
+      await measureFalseVerdicts(stressSeconds),
+      await measureFalseFailovers(stressSeconds),
+    );
   return {
     name: 'detector',
     rows,

@@ -175,7 +175,7 @@ export const AREAS: readonly Area[] = [
   {
     name: 'detector',
     title: 'Finding a dead primary',
-    withinSeconds: { quick: 60, full: 1200 },
+    withinSeconds: { quick: 60, full: 2400 },
     run: async (settings) =>
       (await import('../detector.bench.ts')).run({
         ...(isQuick(settings) && { strikes: 6 }),

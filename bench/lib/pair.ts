@@ -151,6 +151,11 @@ export class Pair {
     return this.#node(this.#primary).events;
   }
 
+  /** What the backup told of itself, progress left out. */
+  get backupEvents(): readonly SeenEvent[] {
+    return this.#node(this.#backup).events;
+  }
+
   async info(): Promise<SimInfo> {
     return parseSimInfo(await this.#control.command('info'));
   }
