@@ -3,30 +3,17 @@ import { randomInt } from 'node:crypto';
 import { Prng } from '../base/prng.ts';
 import { Backup } from '../core/backup.ts';
 import { DEFAULT_BACKUP_LIMITS } from '../core/backup-types.ts';
-import type { Instance, RegisterWord } from '../core/register.ts';
 import { assert } from '../base/assert.ts';
-import type { MachineAddress } from '../guests/index.ts';
 import { type Backoff, Redialer } from '../links/redialer.ts';
 import { dialWs } from '../links/ws.ts';
-import type { MachineSocket } from '../nets/machine-socket.ts';
 import { BackupSession } from './backup-session.ts';
-import type { Role, RoleOutcome } from './node.ts';
 import type { NodeParts } from './node-parts.ts';
-import { onSilenceOf } from './primary-role.ts';
+import { onSilenceOf, type Role, type RoleOutcome } from './role.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 
 /** One whose link broke waits for us for 200 ms (`reconnectGraceMs`), and one that comes back should be found at once. */
 const REDIAL_BACKOFF: Backoff = { firstMs: 10, maxMs: 150 };
-
-/** A machine that was started here by a promotion, with what already holds on to it. */
-export interface PromotedMachine {
-  readonly address: MachineAddress;
-  readonly instance: Instance;
-  readonly word: RegisterWord;
-  readonly epoch: number;
-  readonly net: MachineSocket | null;
-}
 
 export class BackupRole implements Role {
   readonly #parts: NodeParts;
@@ -47,7 +34,7 @@ export class BackupRole implements Role {
       core: new Backup({
         node: config.node,
         promiseMs: config.promiseMs,
-        onSilence: onSilenceOf(this.#parts),
+        onSilence: onSilenceOf(config),
         limits: DEFAULT_BACKUP_LIMITS,
       }),
     });

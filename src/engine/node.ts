@@ -21,7 +21,7 @@ import type { NetOutlet } from '../nets/net.ts';
 import { OutletSwitch } from '../nets/outlet-switch.ts';
 import { OutputGate } from '../nets/output-gate.ts';
 import { Audit } from './audit.ts';
-import { BackupRole, type PromotedMachine } from './backup-role.ts';
+import { BackupRole } from './backup-role.ts';
 import { nowMs } from './clock.ts';
 import type { NodeConfig } from './config.ts';
 import { HeartbeatAlarm } from './heartbeat-alarm.ts';
@@ -30,6 +30,7 @@ import { NodeState, type SavedMachine } from './node-state.ts';
 import { PrimaryRole } from './primary-role.ts';
 import type { PaceChanges } from './primary-session.ts';
 import { PromoteHook } from './promote-hook.ts';
+import type { Role, RoleOutcome, RunningMachine } from './role.ts';
 import type { NodeEvent, NodeStatus } from './status.ts';
 
 /** How long a partner may take, besides its promises, to take over from an engine that died. */
@@ -40,30 +41,6 @@ const PROGRESS_MS = 200;
 /** How often a promoted machine is attached to that cannot be at first, and how long after another. */
 const ATTACH_TRIES_MAX = 10;
 const ATTACH_AGAIN_MS = 1000;
-
-/** What a role does next. */
-export type RoleOutcome =
-  | { readonly kind: 'finished'; readonly why: string }
-  | { readonly kind: 'guestLost'; readonly why: string }
-  | { readonly kind: 'guestChanged'; readonly why: string; readonly epoch: number }
-  | { readonly kind: 'fenced'; readonly why: string }
-  | { readonly kind: 'promoted'; readonly machine: PromotedMachine };
-
-/** What primary and backup look like to the node. */
-export interface Role {
-  run(): Promise<RoleOutcome>;
-  stop(): void;
-  status(): NodeStatus;
-}
-
-/** A machine to be protected: found running, or just promoted. */
-export interface RunningMachine {
-  readonly address: MachineAddress;
-  readonly instance: Instance;
-  readonly promoted: PromotedMachine | null;
-  /** The last epoch taken of it; the output gate has seen them all, so numbers go on. */
-  readonly epoch: number;
-}
 
 /** One node, for one guest. */
 export class Node {

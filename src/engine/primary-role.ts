@@ -5,7 +5,6 @@ import type { RomulusError } from '../base/errors.ts';
 import { Primary } from '../core/primary.ts';
 import { DEFAULT_PRIMARY_LIMITS } from '../core/primary-types.ts';
 import { DEFAULT_PROMISE_MARGIN } from '../core/promise.ts';
-import type { OnSilence } from '../core/register.ts';
 import { connectSimDisk } from '../disks/sim-disk.ts';
 import type { SourceDisk } from '../disks/disk.ts';
 import { asEpoch, NO_GENERATION } from '../base/units.ts';
@@ -22,9 +21,9 @@ import { nowNs } from './clock.ts';
 import { HeldNet, type HeldNetOptions } from './held-net.ts';
 import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
-import type { Role, RoleOutcome, RunningMachine } from './node.ts';
 import type { NodeParts } from './node-parts.ts';
 import { type PaceChanges, PrimarySession } from './primary-session.ts';
+import { onSilenceOf, type Role, type RoleOutcome, type RunningMachine } from './role.ts';
 import type { NodeStatus } from './status.ts';
 import { blankStatus } from './status-of.ts';
 import { Teardown } from './teardown.ts';
@@ -47,11 +46,6 @@ interface Running {
   readonly mirrored: MirroredDisks | null;
   readonly listener: LinkListener;
   readonly heartbeat: Heartbeat;
-}
-
-/** Which rule decides when the two sides lose sight of each other. */
-export function onSilenceOf(parts: NodeParts): OnSilence {
-  return parts.config.arbiter === 'none' ? (parts.config.onSilence ?? 'hold') : 'arbiter';
 }
 
 export class PrimaryRole implements Role {
@@ -330,7 +324,7 @@ export class PrimaryRole implements Role {
       intervalMs: config.intervalMs,
       minIntervalMs: config.minIntervalMs,
       promiseMargin: DEFAULT_PROMISE_MARGIN,
-      onSilence: onSilenceOf(this.#parts),
+      onSilence: onSilenceOf(this.#parts.config),
       watermarks: {
         lowBytes: config.queueLowBytes,
         highBytes: config.queueHighBytes,
