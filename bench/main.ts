@@ -31,6 +31,7 @@ const END_GRACE_MS = 3000;
 const STRESS_SECONDS_FULL = 60;
 const STRESS_SECONDS_MAX = 1000;
 const DRILLS: { readonly [mode in Mode]: number } = { quick: 2, full: 20 };
+const QEMU_DRILLS: { readonly [mode in Mode]: number } = { quick: 1, full: 10 };
 const DRILLS_MAX = 40;
 const SOAK_SECONDS: { readonly [mode in Mode]: number } = { quick: 30, full: 1800 };
 
@@ -47,7 +48,7 @@ const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECO
   --only NAME        this area alone; may be given again
   --stress SECONDS   how long every core is kept busy to see whether anybody is called dead falsely
                      (full runs: ${STRESS_SECONDS_FULL}, quick ones: 0); needs stress-ng
-  --drills COUNT     drills of each kind (full runs: ${DRILLS.full}, quick ones: ${DRILLS.quick})
+  --drills COUNT     drills of each kind (full runs: ${DRILLS.full}, of QEMU ${QEMU_DRILLS.full}; quick ones: ${DRILLS.quick} and ${QEMU_DRILLS.quick})
   --seconds SECONDS  how long qemu-soak goes on (full: ${SOAK_SECONDS.full}, quick: ${SOAK_SECONDS.quick})
   --report           measure nothing: write the report of bench/results anew
   --save             also write bench/results and bench/plots
@@ -102,14 +103,21 @@ function readArgs(): { settings: RunSettings; areas: readonly Area[]; save: bool
     values.stress ?? (mode === 'full' ? String(STRESS_SECONDS_FULL) : '0'),
     STRESS_SECONDS_MAX,
   );
-  const drills = wholeNumber('--drills', values.drills ?? String(DRILLS[mode]), DRILLS_MAX);
+  const drillsOf = (counts: typeof DRILLS): number =>
+    wholeNumber('--drills', values.drills ?? String(counts[mode]), DRILLS_MAX);
   const soakSeconds = wholeNumber(
     '--seconds',
     values.seconds ?? String(SOAK_SECONDS[mode]),
     SOAK_SECONDS_MAX,
   );
   return {
-    settings: { mode, stressSeconds, drills, soakSeconds },
+    settings: {
+      mode,
+      stressSeconds,
+      drills: drillsOf(DRILLS),
+      qemuDrills: drillsOf(QEMU_DRILLS),
+      soakSeconds,
+    },
     areas: AREAS.filter(({ name, onlyByName }) =>
       only.length === 0 ? onlyByName !== true : only.includes(name),
     ),

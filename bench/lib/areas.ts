@@ -6,8 +6,9 @@ export interface RunSettings {
   readonly mode: Mode;
   /** How long `detector` keeps every core busy to see whether anybody is falsely called dead. */
   readonly stressSeconds: number;
-  /** How many drills of each kind `failover` runs. */
+  /** How many drills of each kind `failover` runs, and `qemu-failover`, whose drills are longer. */
   readonly drills: number;
+  readonly qemuDrills: number;
   /** How long `qemu-soak` goes on. */
   readonly soakSeconds: number;
 }
@@ -187,5 +188,15 @@ export const AREAS: readonly Area[] = [
     title: 'Failover, in drills of the whole',
     withinSeconds: { quick: 120, full: 600 },
     run: async (settings) => (await import('../failover.bench.ts')).run({ times: settings.drills }),
+  },
+  {
+    name: 'qemu-failover',
+    title: 'Failover of a real QEMU, in drills of the whole',
+    withinSeconds: { quick: 240, full: 9000 },
+    run: async (settings) =>
+      (await import('../qemu-failover.bench.ts')).run({
+        times: settings.qemuDrills,
+        ...(isQuick(settings) && { kinds: [] }),
+      }),
   },
 ];

@@ -32,7 +32,7 @@ export interface DrillResult {
   readonly outputsReordered: number;
   /** Frames of the old side heard after the new one spoke. */
   readonly releasedByBoth: number;
-  /** From the strike to the verdict. */
+  /** From the strike to the decision to take over: the verdict, and `waitedMs` after it. */
   readonly detectMs: number | null;
   /** From the verdict to the decision: what was promised had to run out. */
   readonly waitedMs: number | null;
