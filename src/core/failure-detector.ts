@@ -61,6 +61,13 @@ export interface Suspicion {
   readonly standstillMs: number;
 }
 
+/** What came between a heartbeat and the one before it. */
+export interface HeardInterval {
+  readonly intervalMs: number;
+  /** It was longer than is tolerated of anybody, less what the observer itself stood still. */
+  readonly isLate: boolean;
+}
+
 export const DETECTOR_DEFAULTS = {
   windowCount: 256,
   outagePhi: 4,
@@ -171,10 +178,24 @@ export class FailureDetector {
     return this.#lastLifeMs;
   }
 
-  /** A heartbeat (or a reply to one) has arrived: a sign of life and a sample. */
-  heard(atMs: number): void {
+  /**
+   * Silence up to this is tolerated of anybody, whatever was learnt; a heartbeat that is heard later was
+   * late. Suspicion begins a few deviations after it.
+   */
+  get lateMs(): number {
+    return this.intervalMs + this.#acceptablePauseMs;
+  }
+
+  /**
+   * A heartbeat (or a reply to one) has arrived: a sign of life and a sample. Gives the interval that
+   * it ended; null for the first.
+   */
+  heard(atMs: number): HeardInterval | null {
+    let heard: HeardInterval | null = null;
     if (this.#lastHeartbeatMs !== null) {
-      const intervalMs = Math.max(0, atMs - this.#lastHeartbeatMs - this.#discountHeartbeatMs);
+      const elapsedMs = Math.max(0, atMs - this.#lastHeartbeatMs);
+      const intervalMs = Math.max(0, elapsedMs - this.#discountHeartbeatMs);
+      heard = { intervalMs: elapsedMs, isLate: intervalMs > this.lateMs };
       // An outage that ended says nothing about ordinary intervals, and learnt as one it would
       // make the next outage harder to see.
       if (this.suspicion(atMs).phi < this.#outagePhi) this.#sample(intervalMs);
@@ -183,6 +204,7 @@ export class FailureDetector {
     this.#lastHeartbeatMs = atMs;
     this.#discountHeartbeatMs = 0;
     this.sign(atMs);
+    return heard;
   }
 
   /** Another sign of life (traffic on the bulk link): ends the silence, is not a sample. */

@@ -10,7 +10,7 @@ import { BackupSession } from './backup-session.ts';
 import type { NodeParts } from './node-parts.ts';
 import { onSilenceOf, type Role, type RoleOutcome } from './role.ts';
 import type { NodeStatus } from './status.ts';
-import { blankStatus } from './status-of.ts';
+import { blankStatus, heartbeatStatus } from './status-of.ts';
 
 /** One whose link broke waits for us for 200 ms (`reconnectGraceMs`), and one that comes back should be found at once. */
 const REDIAL_BACKOFF: Backoff = { firstMs: 10, maxMs: 150 };
@@ -81,6 +81,11 @@ export class BackupRole implements Role {
     this.#session?.shutdown();
   }
 
+  /** Begins the spreads of status anew: a backup has the heartbeats'. */
+  resetSpreads(): void {
+    this.#session?.words.resetBeatGap();
+  }
+
   /** Promotes by hand; without force only what the register would allow anyway. */
   promote(options: { force: boolean }): void {
     this.#session?.promote(options);
@@ -103,7 +108,7 @@ export class BackupRole implements Role {
       appliedEpoch: core.appliedEpoch,
       bytesSent: session.bytesReceived,
       peer: session.peer,
-      heartbeatAgeMs: session.heartbeatAgeMs,
+      ...heartbeatStatus(session.words),
     };
   }
 }

@@ -17,6 +17,7 @@ import type { Instance, RegisterWord } from '../core/register.ts';
 import type { Verdict } from '../core/verdict.ts';
 import type { GuestDescriptor } from '../guests/guest.ts';
 import type { Link } from '../links/link.ts';
+import type { PromiseWords } from '../signals/promise-words.ts';
 import { BackupImage } from './backup-image.ts';
 import { nowMs, nowNs } from './clock.ts';
 import type { NodeParts } from './node-parts.ts';
@@ -100,8 +101,9 @@ export class BackupSession {
     return this.#stream.peer;
   }
 
-  get heartbeatAgeMs(): number | null {
-    return this.#watch.words.beatAgeMs(nowNs());
+  /** What the heartbeats of the primary are told through. */
+  get words(): PromiseWords {
+    return this.#watch.words;
   }
 
   get descriptor(): GuestDescriptor | null {

@@ -81,7 +81,7 @@ export class Node {
 
   /** Begins the spreads of status anew, to see one stretch of time alone. */
   resetSpreads(): void {
-    this.#primary('reset-spreads').resetSpreads();
+    this.#current().resetSpreads();
   }
 
   /** Compares both images at the same epoch. */

@@ -17,7 +17,6 @@ import type { MachineSocket } from '../nets/machine-socket.ts';
 import { type Goodbye, type Heartbeat, startHeartbeat } from '../signals/heartbeat.ts';
 import type { AttachResult, CaptureEvent } from './capture-types.ts';
 import type { CaptureMethods } from './capture-worker.ts';
-import { nowNs } from './clock.ts';
 import { HeldNet, type HeldNetOptions } from './held-net.ts';
 import { connectMachineNet } from './machine-net.ts';
 import { MirroredDisks } from './mirrored-disks.ts';
@@ -25,7 +24,7 @@ import type { NodeParts } from './node-parts.ts';
 import { type PaceChanges, PrimarySession } from './primary-session.ts';
 import { onSilenceOf, type Role, type RoleOutcome, type RunningMachine } from './role.ts';
 import type { NodeStatus } from './status.ts';
-import { blankStatus } from './status-of.ts';
+import { blankStatus, heartbeatStatus } from './status-of.ts';
 import { Teardown } from './teardown.ts';
 import { ThreadClient } from './thread-rpc.ts';
 
@@ -254,7 +253,9 @@ export class PrimaryRole implements Role {
 
   /** Begins the spreads of status anew, those of the output gate too. */
   resetSpreads(): void {
-    this.#mustRun().session.meters.resetSpreads();
+    const { session, heartbeat } = this.#mustRun();
+    session.meters.resetSpreads();
+    heartbeat.words.resetBeatGap();
     this.#parts.gate.delayMs.reset();
   }
 
@@ -306,7 +307,7 @@ export class PrimaryRole implements Role {
       tracker: attached.trackerKind,
       linkPort: listener.port,
       heartbeatPort: heartbeat.port,
-      heartbeatAgeMs: heartbeat.words.beatAgeMs(nowNs()),
+      ...heartbeatStatus(heartbeat.words),
     };
   }
 

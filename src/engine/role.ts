@@ -18,6 +18,8 @@ export interface Role {
   run(): Promise<RoleOutcome>;
   stop(): void;
   status(): NodeStatus;
+  /** Begins the spreads of status anew. */
+  resetSpreads(): void;
 }
 
 /** A machine that was started here by a promotion, with what already holds on to it. */

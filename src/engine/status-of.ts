@@ -1,4 +1,6 @@
 /** Puts together the status object that both roles fill. */
+import type { PromiseWords } from '../signals/promise-words.ts';
+import { nowNs } from './clock.ts';
 import type { NodeParts } from './node-parts.ts';
 import type { NodeStatus, Spread } from './status.ts';
 
@@ -60,5 +62,18 @@ export function blankStatus(parts: NodeParts, role: 'primary' | 'backup'): NodeS
     linkPort: null,
     heartbeatPort: null,
     heartbeatAgeMs: null,
+    heartbeatGapMsMax: 0,
+    heartbeatsLate: 0,
+  };
+}
+
+/** What either role knows of the other node's heartbeats. */
+export function heartbeatStatus(
+  words: PromiseWords,
+): Pick<NodeStatus, 'heartbeatAgeMs' | 'heartbeatGapMsMax' | 'heartbeatsLate'> {
+  return {
+    heartbeatAgeMs: words.beatAgeMs(nowNs()),
+    heartbeatGapMsMax: words.beatGapMsMax(),
+    heartbeatsLate: words.beatsLate(),
   };
 }

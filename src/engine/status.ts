@@ -81,6 +81,13 @@ export interface NodeStatus {
   readonly heartbeatPort: number | null;
   /** Since the last heartbeat of the other node, or answer to one; null: none came yet. */
   readonly heartbeatAgeMs: number | null;
+  /** The longest time between two of them, since the spreads were begun anew. */
+  readonly heartbeatGapMsMax: number;
+  /**
+   * Those that came later than the failure detector tolerates of anybody, 55 ms
+   * after the last at the default heartbeat; what the node itself stood still meanwhile is not counted.
+   */
+  readonly heartbeatsLate: number;
 }
 
 /** What happens to a node, as it happens. */

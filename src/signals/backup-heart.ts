@@ -196,8 +196,8 @@ export class BackupHeart {
       return;
     }
     this.#redialMs = 0;
-    this.judge.heartbeatHeard(monotonicMs());
-    this.#options.words.noteBeatHeard(monotonicNs());
+    const heard = this.judge.heartbeatHeard(monotonicMs());
+    this.#options.words.noteBeatHeard(monotonicNs(), heard);
     if (this.#mainHangs()) return;
     const promises =
       this.#instance !== null && this.#options.words.extendPromise(monotonicNs() + this.#promiseNs);

@@ -3,7 +3,7 @@
  * the detector and the verdict (core), and reports both when something changes. Holds no socket
  * and no timer; time is an argument.
  */
-import { FailureDetector } from '../core/failure-detector.ts';
+import { FailureDetector, type HeardInterval } from '../core/failure-detector.ts';
 import { type Signal, type Verdict, VerdictMaker } from '../core/verdict.ts';
 import type { Goodbye } from './heartbeat-types.ts';
 
@@ -67,15 +67,16 @@ export class PeerJudge {
     );
   }
 
-  /** A heartbeat, or an answer to one, has come. */
-  heartbeatHeard(atMs: number): void {
+  /** A heartbeat, or an answer to one, has come; gives what came between it and the last. */
+  heartbeatHeard(atMs: number): HeardInterval | null {
     this.#departed = false;
     this.#lastHeartbeatMs = atMs;
-    this.#detector.heard(atMs);
+    const heard = this.#detector.heard(atMs);
     this.#weigh(
       { ...about('heartbeat', 'heartbeat', 'life'), strength: -1, atMs, text: 'heartbeat heard' },
       false,
     );
+    return heard;
   }
 
   /** Bytes of the peer came in on the bulk link. */

@@ -196,8 +196,8 @@ export class PrimaryHeart {
     if (beat?.seq !== reply.seq || beat.sentAtNs !== reply.sentAtNs) return;
     if (this.#partner !== null && instance !== this.#partner) return;
     if (!this.#judges(connection)) return;
-    this.judge.heartbeatHeard(monotonicMs());
-    this.#options.words.noteBeatHeard(monotonicNs());
+    const heard = this.judge.heartbeatHeard(monotonicMs());
+    this.#options.words.noteBeatHeard(monotonicNs(), heard);
     if (instance === null || instance !== this.#partner) return;
     if (reply.promiseUs === 0 || beat.generation !== this.#generation) return;
     this.#holdPromise(instance, reply.promiseUs / 1000, beat);

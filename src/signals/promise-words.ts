@@ -1,11 +1,11 @@
 /**
  * The words that the heartbeat thread and the main thread share: until when this node has
  * promised not to promote, until when its partner's promise lets it release output, when the
- * link was last heard, when the main thread last ran and when a heartbeat was last heard. Nothing else
- * is shared between the two.
+ * link was last heard, when the main thread last ran, when a heartbeat was last heard, the longest time
+ * between two, and how many were late. Nothing else is shared between the two.
  *
- * All of them are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them in every
- * thread alike. Each word has one rule, and keeps it by compare-and-exchange, so that no order of
+ * All of them but the count are nanoseconds of CLOCK_MONOTONIC, as `process.hrtime.bigint()` gives them
+ * in every thread alike. Each word has one rule, and keeps it by compare-and-exchange, so that no order of
  * events between the threads can break it:
  *
  * - PROMISED_UNTIL only grows, and while it is SEALED nobody promises anything. A promise is in
@@ -13,17 +13,22 @@
  * - HELD_PROMISE_UNTIL only grows, except that it is reset when the partner changes. While the
  *   change is under way it is BARRED: a reply of the old partner that the heartbeat thread is
  *   just handling must not count as the new one's.
- * - LINK_HEARD_AT, MAIN_RAN_AT and BEAT_HEARD_AT only grow.
+ * - LINK_HEARD_AT, MAIN_RAN_AT, BEAT_HEARD_AT and BEATS_LATE only grow.
+ * - BEAT_GAP_MAX only grows, except that the main thread begins it anew.
  */
 import { assert } from '../base/assert.ts';
+import type { HeardInterval } from '../core/failure-detector.ts';
 
 const PROMISED_UNTIL = 0;
 const HELD_PROMISE_UNTIL = 1;
 const LINK_HEARD_AT = 2;
 const MAIN_RAN_AT = 3;
 const BEAT_HEARD_AT = 4;
-const WORD_COUNT = 5;
+const BEAT_GAP_MAX = 5;
+const BEATS_LATE = 6;
+const WORD_COUNT = 7;
 const BYTES_PER_WORD = 8;
+const NS_PER_MS = 1e6;
 
 /** In PROMISED_UNTIL: no promises until unsealed. */
 export const SEALED = -1n;
@@ -40,7 +45,7 @@ export function monotonicNs(): bigint {
 
 /** Milliseconds, fractional, of the same clock as `monotonicNs`. */
 export function monotonicMs(): number {
-  return Number(process.hrtime.bigint()) / 1e6;
+  return Number(process.hrtime.bigint()) / NS_PER_MS;
 }
 
 /** A view of the shared words; every thread makes its own over the same buffer. */
@@ -151,15 +156,33 @@ export class PromiseWords {
     return Atomics.load(this.#words, MAIN_RAN_AT);
   }
 
-  /** Notes that a heartbeat of the peer, or its answer to one, was heard. */
-  noteBeatHeard(atNs: bigint): void {
+  /** Notes that a heartbeat of the peer, or its answer to one, was heard, and how long after the last. */
+  noteBeatHeard(atNs: bigint, heard: HeardInterval | null): void {
     this.#raise(BEAT_HEARD_AT, atNs);
+    if (heard === null) return;
+    this.#raise(BEAT_GAP_MAX, BigInt(Math.round(heard.intervalMs * NS_PER_MS)));
+    if (heard.isLate) Atomics.add(this.#words, BEATS_LATE, 1n);
+  }
+
+  /** The longest time between two of them since the beginning, or since it was begun anew. */
+  beatGapMsMax(): number {
+    return Number(Atomics.load(this.#words, BEAT_GAP_MAX)) / NS_PER_MS;
+  }
+
+  /** Begins the longest time between two anew. */
+  resetBeatGap(): void {
+    Atomics.store(this.#words, BEAT_GAP_MAX, 0n);
+  }
+
+  /** How many came later than is tolerated of anybody. */
+  beatsLate(): number {
+    return Number(Atomics.load(this.#words, BEATS_LATE));
   }
 
   /** How long ago that was, milliseconds; null when never. */
   beatAgeMs(nowNs: bigint): number | null {
     const heardAtNs = Atomics.load(this.#words, BEAT_HEARD_AT);
-    return heardAtNs === 0n ? null : Math.max(0, Number(nowNs - heardAtNs) / 1e6);
+    return heardAtNs === 0n ? null : Math.max(0, Number(nowNs - heardAtNs) / NS_PER_MS);
   }
 
   #raise(word: number, toNs: bigint): void {

@@ -46,6 +46,28 @@ describe('FailureDetector', () => {
     expect(detector.suspicion(1e9).phi).toBe(0);
   });
 
+  it('calls a heartbeat late that came after more than it tolerates of anybody', () => {
+    const { detector, atMs } = regular(10);
+    const { lateMs } = detector;
+    expect(lateMs).toBe(55);
+    expect(detector.heard(atMs + lateMs)).toEqual({ intervalMs: lateMs, isLate: false });
+    const nextMs = atMs + 2 * lateMs + 1;
+    expect(detector.heard(nextMs)).toEqual({ intervalMs: lateMs + 1, isLate: true });
+  });
+
+  it('calls no heartbeat late for what it stood still itself, but tells the whole interval', () => {
+    const { detector, atMs } = regular(10);
+    detector.ticked(atMs + 10, atMs + 200);
+    expect(detector.heard(atMs + 205)).toEqual({ intervalMs: 205, isLate: false });
+  });
+
+  it('knows no interval before the first heartbeat, nor of a peer that it forgot', () => {
+    const detector = new FailureDetector({ intervalMs: INTERVAL_MS });
+    expect(detector.heard(1000)).toBeNull();
+    detector.forgetPeer();
+    expect(detector.heard(9000)).toBeNull();
+  });
+
   it('reaches phi 8 after a silence between 60 and 90 ms at the default heartbeat', () => {
     const { detector, atMs } = regular(100);
     const silentMs = silenceUntilPhi(detector, atMs, 8);
@@ -122,7 +144,7 @@ describe('FailureDetector', () => {
   it('tolerates what the host does: half as much again as the longest standstill of late', () => {
     for (const standStill of [
       (detector: FailureDetector, atMs: number): void => detector.ticked(atMs, atMs + 100),
-      (detector: FailureDetector, atMs: number): void => detector.heard(atMs + 110),
+      (detector: FailureDetector, atMs: number): void => void detector.heard(atMs + 110),
     ]) {
       const { detector, atMs } = regular(100);
       standStill(detector, atMs);

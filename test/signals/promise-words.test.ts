@@ -57,6 +57,22 @@ describe('PromiseWords', () => {
     expect(words.linkHeardAtNs()).toBe(5n);
   });
 
+  it('keeps the longest time between two heartbeats until it is begun anew, and counts late ones', () => {
+    const words = new PromiseWords();
+    const other = new PromiseWords(words.buffer);
+    expect(words.beatAgeMs(70n)).toBeNull();
+    words.noteBeatHeard(10n, null);
+    words.noteBeatHeard(20n, { intervalMs: 70.5, isLate: true });
+    words.noteBeatHeard(30n, { intervalMs: 9, isLate: false });
+    expect(other.beatAgeMs(2_000_030n)).toBe(2);
+    expect(other.beatGapMsMax()).toBe(70.5);
+    expect(other.beatsLate()).toBe(1);
+    other.resetBeatGap();
+    words.noteBeatHeard(40n, { intervalMs: 11, isLate: false });
+    expect(other.beatGapMsMax()).toBe(11);
+    expect(other.beatsLate()).toBe(1);
+  });
+
   it('refuses a buffer of another size', () => {
     expect(() => new PromiseWords(new SharedArrayBuffer(16))).toThrow(/another size/);
   });

@@ -69,6 +69,10 @@ export function statusRows(status: NodeStatus): [string, string][] {
       'last heartbeat',
       status.heartbeatAgeMs === null ? '-' : `${formatMs(status.heartbeatAgeMs)} ago`,
     ],
+    [
+      'heartbeats late / longest gap',
+      `${status.heartbeatsLate} / ${formatMs(status.heartbeatGapMsMax)}`,
+    ],
     ['tracker', status.tracker ?? '-'],
     ...hookRow(status),
   ];
