@@ -89,7 +89,7 @@ export const AREAS: readonly Area[] = [
   {
     name: 'qemu-run',
     title: 'A Linux in a real QEMU under protection: slowdown and pace',
-    withinSeconds: { quick: 240, full: 1200 },
+    withinSeconds: { quick: 240, full: 1800 },
     run: async (settings) =>
       (await import('../qemu-run.bench.ts')).run(
         isQuick(settings) ? { jobSeconds: 4, jobTurns: 1, paceSeconds: 10 } : {},

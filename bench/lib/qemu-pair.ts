@@ -33,6 +33,9 @@ const LOG_LINES = 12;
 /** Stretches begin after the change that they are to show has passed through the pipeline. */
 const SETTLE_MS = 500;
 
+/** The primary is `a`. */
+type NodeName = 'a' | 'b';
+
 /** What happened in one measured stretch. */
 export interface QemuStretch {
   readonly seconds: number;
@@ -48,6 +51,10 @@ export interface QemuStretch {
   readonly heldFramesMax: number;
   /** Times at which the primary was anything but protected. */
   readonly unprotected: number;
+  /** The longest time between two heartbeats, as either node heard the other's. */
+  readonly heartbeatGapMsMax: number;
+  /** Of both nodes: heartbeats that came later than the failure detector tolerates of anybody. */
+  readonly heartbeatsLate: number;
 }
 
 /** What a node uses at an instant. */
@@ -177,16 +184,12 @@ export class QemuPair {
 
   /** What the primary says of itself now. */
   async status(): Promise<NodeStatus> {
-    return (await callControl({
-      stateDirectory: this.#path('a'),
-      method: 'GET',
-      path: '/v1/status',
-    })) as NodeStatus;
+    return await this.#statusOf('a');
   }
 
   /** Compares both images. */
   async scrub(): Promise<ScrubResult> {
-    return (await this.#post('/v1/scrub', {}, SCRUB_WAIT_MS)) as ScrubResult;
+    return (await this.#post('/v1/scrub', {}, { waitMs: SCRUB_WAIT_MS })) as ScrubResult;
   }
 
   /** What primary and backup use. */
@@ -226,7 +229,8 @@ export class QemuPair {
     act: () => Promise<Outcome>,
   ): Promise<{ readonly stretch: QemuStretch; readonly outcome: Outcome }> {
     await sleep(SETTLE_MS);
-    const before = (await this.#post('/v1/reset-spreads', {})) as NodeStatus;
+    const backupBefore = await this.#resetSpreads('b');
+    const before = await this.#resetSpreads('a');
     const lapsesBefore = this.lapses;
     this.#queueBytesMax = before.queueBytes;
     this.#heldFramesMax = before.outputHeldFrames;
@@ -234,6 +238,9 @@ export class QemuPair {
     const startMs = performance.now();
     const outcome = await act();
     const status = await this.status();
+    const backup = await this.#statusOf('b');
+    const late = (of: NodeStatus, since: NodeStatus): number =>
+      of.heartbeatsLate - since.heartbeatsLate;
     const cpu = this.uses().map(({ cpuMs }, index) => cpuMs - (cpuBefore[index] ?? 0));
     const stretch: QemuStretch = {
       seconds: (performance.now() - startMs) / 1000,
@@ -246,6 +253,8 @@ export class QemuPair {
       queueBytesMax: this.#queueBytesMax,
       heldFramesMax: this.#heldFramesMax,
       unprotected: this.lapses - lapsesBefore,
+      heartbeatGapMsMax: Math.max(status.heartbeatGapMsMax, backup.heartbeatGapMsMax),
+      heartbeatsLate: late(status, before) + late(backup, backupBefore),
     };
     return { stretch, outcome };
   }
@@ -286,9 +295,27 @@ export class QemuPair {
     return `${this.#folder}/${name}`;
   }
 
-  #post(path: string, body: Readonly<Record<string, unknown>>, waitMs?: number): Promise<unknown> {
+  async #statusOf(name: NodeName): Promise<NodeStatus> {
+    const stateDirectory = this.#path(name);
+    return (await callControl({
+      stateDirectory,
+      method: 'GET',
+      path: '/v1/status',
+    })) as NodeStatus;
+  }
+
+  async #resetSpreads(of: NodeName): Promise<NodeStatus> {
+    return (await this.#post('/v1/reset-spreads', {}, { of })) as NodeStatus;
+  }
+
+  #post(
+    path: string,
+    body: Readonly<Record<string, unknown>>,
+    options: { readonly waitMs?: number; readonly of?: NodeName } = {},
+  ): Promise<unknown> {
+    const { waitMs, of = 'a' } = options;
     return callControl({
-      stateDirectory: this.#path('a'),
+      stateDirectory: this.#path(of),
       method: 'POST',
       path,
       body,
