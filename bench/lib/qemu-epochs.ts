@@ -159,22 +159,37 @@ export class QemuEpochs {
     };
   }
 
-  /** What QEMU alone needs to stop a machine, save its state and let it run on. */
+  /**
+   * What QEMU alone needs to stop a machine, save its state and let it run on. Answers carry no stamp of
+   * QEMU's, so the parts are by when events and answers were read here; the whole is by its stamps.
+   */
   async #bare(): Promise<Pick<PauseSample, 'pauseMs' | 'stopMs' | 'stateMs' | 'resumeMs'>> {
     const { monitor } = this.guest;
-    const atMs = new Map<string, number>();
+    const stampedMs = new Map<string, number>();
+    const readMs = new Map<string, number>();
     const unlisten = monitor.onEvent((event) => {
-      atMs.set(event.event, (event as QmpEvent).timestampMs);
+      stampedMs.set(event.event, (event as QmpEvent).timestampMs);
+      readMs.set(event.event, performance.now());
     });
+    const answered = async (command: string, words?: object): Promise<number> => {
+      await monitor.command(command, words);
+      return performance.now();
+    };
     const filename = join(this.#bareDirectory, 'state');
-    const stopped = monitor.command('stop');
-    const saved = monitor.command('xen-save-devices-state', { filename, live: false });
-    await stopped;
+    const stop = answered('stop');
+    const save = answered('xen-save-devices-state', { filename, live: false });
+    const stoppedMs = await stop;
     // Carried out as soon as the state is saved.
-    await Promise.all([saved, monitor.command('cont')]);
+    const [savedMs] = await Promise.all([save, answered('cont')]);
     unlisten();
-    const pauseMs = (atMs.get('RESUME') ?? Number.NaN) - (atMs.get('STOP') ?? Number.NaN);
-    return { pauseMs, stopMs: 0, stateMs: 0, resumeMs: 0 };
+    const between = (times: ReadonlyMap<string, number>): number =>
+      (times.get('RESUME') ?? Number.NaN) - (times.get('STOP') ?? Number.NaN);
+    return {
+      pauseMs: between(stampedMs),
+      stopMs: stoppedMs - (readMs.get('STOP') ?? Number.NaN),
+      stateMs: savedMs - stoppedMs,
+      resumeMs: (readMs.get('RESUME') ?? Number.NaN) - savedMs,
+    };
   }
 
   #encode(block: number, staged: ReturnType<Capture['staged']>): number {
