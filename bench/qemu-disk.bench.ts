@@ -23,7 +23,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MIB } from '../src/base/units.ts';
 import { VIRTIO_MODULES } from '../src/drill/qemu/guest-image.ts';
 import { measureWrites, type WriteTimes } from './lib/guest-writes.ts';
-import { withNbdServer, withPlainMirror } from './lib/qemu-baselines.ts';
+import { withMonitor, withNbdServer, withPlainMirror } from './lib/qemu-baselines.ts';
 import { QemuPair } from './lib/qemu-pair.ts';
 import {
   type BenchResult,
@@ -186,8 +186,8 @@ async function measureWriting(
       turns.push(new Map());
       await take(UNPROTECTED);
       await withNbdServer(pair.stage, target, (socketPath) =>
-        withPlainMirror(pair.machine.qmpPath, { device: DISK_ID, socketPath }, () =>
-          take('mirror alone'),
+        withMonitor(pair.machine.qmpPath, (monitor) =>
+          withPlainMirror(monitor, { device: DISK_ID, socketPath }, () => take('mirror alone')),
         ),
       );
       await take(UNPROTECTED);

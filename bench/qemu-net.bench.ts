@@ -1,13 +1,22 @@
 /**
  * What protection costs the network of a real QEMU, as a client on a host of its own sees it: an idle
  * ping, redis-benchmark's SETs and one long download, each unprotected, behind QEMU's filter alone, and
- * protected, with epochs that end when output waits and with epochs of a fixed length.
+ * protected, with epochs that end when output waits and with epochs of a fixed length. Then the same of
+ * a machine whose redis keeps its file on a disk, and there also under QEMU's mirror alone, and under its mirror
+ * and filter.
  *
  * Hosts, switch and client are namespaces of this machine, made by root.
  */
+import { rmSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { DISK_ID } from '../src/drill/qemu/drill-disk.ts';
 import { NetClients, type PingTimes } from './lib/net-clients.ts';
-import { withPassingFilter } from './lib/qemu-baselines.ts';
+import {
+  withMonitor,
+  withNbdServer,
+  withPassingFilter,
+  withPlainMirror,
+} from './lib/qemu-baselines.ts';
 import { QemuPair, type QemuStretch } from './lib/qemu-pair.ts';
 import {
   type BenchResult,
@@ -25,6 +34,9 @@ const INTERVAL_MS = 50;
 const PING_ADDED_MS_MAX = 8;
 const SETTLE_MS = 1000;
 const UNPROTECTED = 'unprotected';
+const FILTERED = 'filter alone, passing';
+const MIRRORED = 'mirror alone';
+const MIRRORED_AND_FILTERED = 'mirror and filter alone';
 const OUTPUT_DRIVEN = 'protected, output ends epochs';
 const FIXED = 'protected, epochs of 50 ms';
 
@@ -67,6 +79,25 @@ class Bench {
     this.#pair = pair;
     this.#clients = new NetClients(pair.clientLauncher, pair.machine);
     this.#seconds = seconds;
+  }
+
+  /** QEMU's own means with nothing of ours behind them. */
+  async takeQemuAlone(): Promise<void> {
+    const { machine, stage, disks } = this.#pair;
+    await withMonitor(machine.qmpPath, async (monitor) => {
+      const filtered = (what: string): Promise<void> =>
+        withPassingFilter(monitor, { netdev: NETDEV, stage }, () => this.takeFree(what));
+      await filtered(FILTERED);
+      if (disks === null) return;
+      const [path, replica] = disks;
+      const target = { path: replica, bytes: statSync(path).size };
+      await withNbdServer(stage, target, (socketPath) =>
+        withPlainMirror(monitor, { device: DISK_ID, socketPath }, async () => {
+          await this.takeFree(MIRRORED);
+          await filtered(MIRRORED_AND_FILTERED);
+        }),
+      );
+    });
   }
 
   async takeFree(what: string): Promise<void> {
@@ -123,7 +154,8 @@ function heldRow(all: readonly Held[]): Row {
   };
 }
 
-function rowsOf(bench: Bench): Row[] {
+/** `name` tells the circumstances of one machine from those of another. */
+function rowsOf(bench: Bench, name: (what: string) => string): Row[] {
   const free = (figure: (sample: Sample) => number): number => bench.medianOf(UNPROTECTED, figure);
   return [...bench.samples].map(([what, samples]) => {
     const own = (figure: (sample: Sample) => number): number => bench.medianOf(what, figure);
@@ -131,7 +163,7 @@ function rowsOf(bench: Bench): Row[] {
     const sets = own(({ setsPerSecond }) => setsPerSecond);
     const bulk = own(({ bulkMbPerSecond }) => bulkMbPerSecond);
     const row = {
-      what,
+      what: name(what),
       pingP50Ms: rounded(pingMs),
       pingP99Ms: rounded(own(({ ping }) => ping.p99Ms)),
       pingAddedMs: rounded(pingMs - free(({ ping }) => ping.p50Ms)),
@@ -146,18 +178,19 @@ function rowsOf(bench: Bench): Row[] {
   });
 }
 
-function claimsOf(rows: readonly Row[]): Claim[] {
-  const row = rows.find(({ what }) => what === OUTPUT_DRIVEN);
+function claimsOf(rows: readonly Row[], name: (what: string) => string): Claim[] {
+  const what = name(OUTPUT_DRIVEN);
+  const row = rows.find((one) => one['what'] === what);
   return [
     {
-      what: "QEMU's network: what protection adds to an idle ping",
+      what: `QEMU's network, ${what}: what is added to an idle ping`,
       measured: numberOf(row, 'pingAddedMs'),
       relation: 'at most',
       bound: PING_ADDED_MS_MAX,
       unit: 'ms',
     },
     {
-      what: "QEMU's network: protection lost meanwhile",
+      what: `QEMU's network, ${what}: protection lost meanwhile`,
       measured: numberOf(row, 'lapses'),
       relation: 'at most',
       bound: 0,
@@ -167,40 +200,56 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 }
 
 /** Each circumstance in turn, on one machine. */
-export async function run(options: QemuNetOptions = {}): Promise<BenchResult> {
-  const { seconds = 6, rounds = 3, nodesWarmMs = 8000 } = options;
+async function measureMachine(disk: boolean, options: Required<QemuNetOptions>): Promise<Bench> {
+  const { seconds, rounds, nodesWarmMs } = options;
   const pair = await QemuPair.start({
     memoryMib: MEMORY_MIB,
     run: ['counter'],
     kernelArgs: ['romulus.counter=1'],
-    parts: { disk: false, net: true },
+    parts: { disk, net: true },
   });
   const bench = new Bench(pair, seconds);
   try {
+    // It would write beside redis.
+    if (disk) await pair.machine.command('end disk');
     for (let round = 0; round < rounds; round += 1) {
       await bench.takeFree(UNPROTECTED);
-      await withPassingFilter(pair.machine.qmpPath, { netdev: NETDEV, stage: pair.stage }, () =>
-        bench.takeFree('filter alone, passing'),
-      );
+      await bench.takeQemuAlone();
       for (const [what, words] of PROTECTIONS) {
         await pair.protect(INTERVAL_MS, { words });
         await sleep(nodesWarmMs);
         await bench.takeProtected(what);
         await pair.unprotect();
+        if (pair.disks !== null) rmSync(pair.disks[1], { force: true });
       }
     }
   } finally {
     await pair.close();
   }
-  const rows = rowsOf(bench);
+  return bench;
+}
+
+/** A machine without a disk, then one with. */
+export async function run(options: QemuNetOptions = {}): Promise<BenchResult> {
+  const { seconds = 6, rounds = 3, nodesWarmMs = 8000 } = options;
+  const rows: Row[] = [];
+  const claims: Claim[] = [];
+  for (const disk of [false, true]) {
+    const name = (what: string): string => (disk ? `disk: ${what}` : what);
+    const bench = await measureMachine(disk, { seconds, rounds, nodesWarmMs });
+    const machineRows = rowsOf(bench, name);
+    rows.push(...machineRows);
+    claims.push(...claimsOf(machineRows, name));
+  }
   return {
     name: 'qemu-net',
     rows,
-    claims: claimsOf(rows),
+    claims,
     notes: [
-      'a client on a host of its own (namespaces), a virtio card on a tap, redis with its file in the memory of the guest and appendfsync always, 50 connections; the download is one TCP connection of zeros',
-      'filter alone, passing: a filter-redirector whose frames go back at once through a process that does nothing else: the share of QEMU; what protected has beyond it is ours',
-      'ratios are to unprotected, by medians of the rounds; every download is bound by what may be held in one epoch: TCP sends no more than its window before an answer',
+      'a client on a host of its own (namespaces), a virtio card on a tap, redis with appendfsync always, 50 connections; the download is one TCP connection of zeros',
+      'redis keeps its file in the memory of the guest; rows that begin with disk: another machine, whose redis keeps it in an ext4 on a raw disk (cache=unsafe: its syncs reach the page cache of the host), which is replicated',
+      'filter alone, passing: a filter-redirector whose frames go back at once through a process that does nothing else; mirror alone: blockdev-mirror, write-blocking, to qemu-nbd: the share of QEMU; what protected has beyond it is ours',
+      'ratios are to unprotected on the same machine, by medians of the rounds; every download is bound by what may be held in one epoch: TCP sends no more than its window before an answer',
       'heldFramesMax: most frames that a progress line of the primary told of, five a second',
     ],
   };

@@ -125,7 +125,7 @@ export const AREAS: readonly Area[] = [
   {
     name: 'qemu-net',
     title: "A real QEMU's network under protection",
-    withinSeconds: { quick: 420, full: 1500 },
+    withinSeconds: { quick: 600, full: 2400 },
     run: async (settings) =>
       (await import('../qemu-net.bench.ts')).run(
         isQuick(settings) ? { seconds: 2, rounds: 1, nodesWarmMs: 2000 } : {},

@@ -53,26 +53,34 @@ export async function withNbdServer<Outcome>(
   }
 }
 
-/** A disk mirrored by QEMU alone, to an NBD server, as we have it mirrored to ours. */
-export async function withPlainMirror<Outcome>(
+/** A machine's monitor, which serves one client at a time, for as long as `act` takes. */
+export async function withMonitor<Outcome>(
   qmpPath: string,
-  options: { readonly device: string; readonly socketPath: string },
-  act: () => Promise<Outcome>,
+  act: (monitor: QmpClient) => Promise<Outcome>,
 ): Promise<Outcome> {
   const monitor = await QmpClient.connect(qmpPath);
   try {
-    await startMirror(monitor, { disk: 0, exportName: '', copiesAll: true, ...options });
-    await until('the mirror', async () => {
-      const jobs = (await monitor.command('query-block-jobs')) as { ready: boolean }[];
-      if (jobs.length === 0) throw new Error('the mirror ended');
-      return jobs.every(({ ready }) => ready);
-    });
-    const outcome = await act();
-    await removeMirrors(monitor);
-    return outcome;
+    return await act(monitor);
   } finally {
     monitor.close();
   }
+}
+
+/** A disk mirrored by QEMU alone, to an NBD server, as we have it mirrored to ours. */
+export async function withPlainMirror<Outcome>(
+  monitor: QmpClient,
+  options: { readonly device: string; readonly socketPath: string },
+  act: () => Promise<Outcome>,
+): Promise<Outcome> {
+  await startMirror(monitor, { disk: 0, exportName: '', copiesAll: true, ...options });
+  await until('the mirror', async () => {
+    const jobs = (await monitor.command('query-block-jobs')) as { ready: boolean }[];
+    if (jobs.length === 0) throw new Error('the mirror ended');
+    return jobs.every(({ ready }) => ready);
+  });
+  const outcome = await act();
+  await removeMirrors(monitor);
+  return outcome;
 }
 
 interface Listening {
@@ -101,11 +109,10 @@ async function listen(path: string): Promise<Listening> {
  * itself. Both ways carry the same bytes, so nothing is looked at.
  */
 export async function withPassingFilter<Outcome>(
-  qmpPath: string,
+  monitor: QmpClient,
   options: { readonly netdev: string; readonly stage: Stage },
   act: () => Promise<Outcome>,
 ): Promise<Outcome> {
-  const monitor = await QmpClient.connect(qmpPath);
   const ends: Listening[] = [];
   try {
     for (const name of ['capture', 'inject']) {
@@ -134,7 +141,6 @@ export async function withPassingFilter<Outcome>(
       await monitor.command('chardev-remove', { id: `bench-${name}` });
     return outcome;
   } finally {
-    monitor.close();
     for (const { server, socket } of ends) {
       server.close();
       void socket.then((open) => open.destroy());

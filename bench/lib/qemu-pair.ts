@@ -229,6 +229,8 @@ export class QemuPair {
     act: () => Promise<Outcome>,
   ): Promise<{ readonly stretch: QemuStretch; readonly outcome: Outcome }> {
     await sleep(SETTLE_MS);
+    // A node that is gone says why in its log alone.
+    for (const node of [this.#primary, this.#backup]) this.#running(node);
     const backupBefore = await this.#resetSpreads('b');
     const before = await this.#resetSpreads('a');
     const lapsesBefore = this.lapses;
