@@ -243,7 +243,7 @@ export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
     claims: claimsOf(rows),
     notes: [
       'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not, since a shared host has slow and fast phases: each protected stretch is compared with the mean of the free ones before and after it, slowdown is the median of that; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
-      'heartbeatGapMsMax: the longest time between two heartbeats, sent every 10 ms, as either node heard the other; missed (heartbeatsLate, of both) is one that came more than 55 ms after the last, from where on the failure detector begins to suspect; what the hearing node itself stood still meanwhile is in the gap and makes none late',
+      'heartbeatGapMsMax: the longest time between two heartbeats, sent every 10 ms, as either node heard the other; missed (heartbeatsLate, of both) is one that came 74 ms or more after the last, which makes suspect who is not known for standing still; what the hearing node itself stood still meanwhile is in the gap and makes none late',
       'Remus reported 1.52 and 2.03 for a kernel compile at 20 and 40 checkpoints a second',
     ],
   };

@@ -53,7 +53,7 @@ export interface QemuStretch {
   readonly unprotected: number;
   /** The longest time between two heartbeats, as either node heard the other's. */
   readonly heartbeatGapMsMax: number;
-  /** Of both nodes: heartbeats that came later than the failure detector tolerates of anybody. */
+  /** Of both nodes: heartbeats that came so late that they could make suspect. */
   readonly heartbeatsLate: number;
 }
 

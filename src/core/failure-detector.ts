@@ -64,7 +64,10 @@ export interface Suspicion {
 /** What came between a heartbeat and the one before it. */
 export interface HeardInterval {
   readonly intervalMs: number;
-  /** It was longer than is tolerated of anybody, less what the observer itself stood still. */
+  /**
+   * So long, less what the observer itself stood still, that a detector would have called it an outage that
+   * has seen neither standstills nor irregular heartbeats, and tolerates nothing for their sake.
+   */
   readonly isLate: boolean;
 }
 
@@ -179,14 +182,6 @@ export class FailureDetector {
   }
 
   /**
-   * Silence up to this is tolerated of anybody, whatever was learnt; a heartbeat that is heard later was
-   * late. Suspicion begins a few deviations after it.
-   */
-  get lateMs(): number {
-    return this.intervalMs + this.#acceptablePauseMs;
-  }
-
-  /**
    * A heartbeat (or a reply to one) has arrived: a sign of life and a sample. Gives the interval that
    * it ended; null for the first.
    */
@@ -195,7 +190,7 @@ export class FailureDetector {
     if (this.#lastHeartbeatMs !== null) {
       const elapsedMs = Math.max(0, atMs - this.#lastHeartbeatMs);
       const intervalMs = Math.max(0, elapsedMs - this.#discountHeartbeatMs);
-      heard = { intervalMs: elapsedMs, isLate: intervalMs > this.lateMs };
+      heard = { intervalMs: elapsedMs, isLate: this.#isLate(intervalMs) };
       // An outage that ended says nothing about ordinary intervals, and learnt as one it would
       // make the next outage harder to see.
       if (this.suspicion(atMs).phi < this.#outagePhi) this.#sample(intervalMs);
@@ -257,6 +252,11 @@ export class FailureDetector {
     this.#lastLifeMs = null;
     this.#discountLifeMs = 0;
     this.#discountHeartbeatMs = 0;
+  }
+
+  #isLate(intervalMs: number): boolean {
+    const excessMs = intervalMs - this.intervalMs - this.#acceptablePauseMs;
+    return phiOf(excessMs / this.#deviationMsMin) >= this.#outagePhi;
   }
 
   #stoodStill(durationMs: number, atMs: number): void {

@@ -84,8 +84,8 @@ export interface NodeStatus {
   /** The longest time between two of them, since the spreads were begun anew. */
   readonly heartbeatGapMsMax: number;
   /**
-   * Those that came later than the failure detector tolerates of anybody, 55 ms
-   * after the last at the default heartbeat; what the node itself stood still meanwhile is not counted.
+   * Those that came so late after the last that they would make suspect who is not known for it: 74 ms at
+   * the default heartbeat. What the node itself stood still meanwhile is not counted.
    */
   readonly heartbeatsLate: number;
 }

@@ -174,7 +174,7 @@ export class PromiseWords {
     Atomics.store(this.#words, BEAT_GAP_MAX, 0n);
   }
 
-  /** How many came later than is tolerated of anybody. */
+  /** How many came late (`HeardInterval`). */
   beatsLate(): number {
     return Number(Atomics.load(this.#words, BEATS_LATE));
   }

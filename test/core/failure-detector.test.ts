@@ -46,13 +46,13 @@ describe('FailureDetector', () => {
     expect(detector.suspicion(1e9).phi).toBe(0);
   });
 
-  it('calls a heartbeat late that came after more than it tolerates of anybody', () => {
-    const { detector, atMs } = regular(10);
-    const { lateMs } = detector;
-    expect(lateMs).toBe(55);
-    expect(detector.heard(atMs + lateMs)).toEqual({ intervalMs: lateMs, isLate: false });
-    const nextMs = atMs + 2 * lateMs + 1;
-    expect(detector.heard(nextMs)).toEqual({ intervalMs: lateMs + 1, isLate: true });
+  it('calls a heartbeat late from 74 ms on at the default heartbeat, whatever it learnt before', () => {
+    const { detector, atMs } = regular(100);
+    expect(detector.heard(atMs + 73)).toEqual({ intervalMs: 73, isLate: false });
+    expect(detector.heard(atMs + 73 + 74)).toEqual({ intervalMs: 74, isLate: true });
+    const nowMs = goOn(detector, atMs + 147, 1000);
+    expect(detector.suspicion(nowMs + 74).phi).toBeLessThan(4);
+    expect(detector.heard(nowMs + 74)).toEqual({ intervalMs: 74, isLate: true });
   });
 
   it('calls no heartbeat late for what it stood still itself, but tells the whole interval', () => {
