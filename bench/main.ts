@@ -44,7 +44,7 @@ function namesOf(onlyByName: boolean): string {
 const USAGE = `Usage: npm run bench -- [--quick] [--only NAME]... [--stress SECONDS] [--drills COUNT]
                         [--seconds SECONDS] [--save]
 
-  --quick            a few samples of each, in under three minutes: shows that all works
+  --quick            a few samples of each, in about ten minutes: shows that all works
   --only NAME        this area alone; may be given again
   --stress SECONDS   how long every core is kept busy to see whether anybody is called dead falsely
                      (full runs: ${STRESS_SECONDS_FULL}, quick ones: 0); needs stress-ng
