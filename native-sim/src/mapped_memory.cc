@@ -1,8 +1,11 @@
 #include "mapped_memory.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,12 +21,37 @@ namespace {
 constexpr char kTooLittleMemory[] =
     "Free memory on this host, raise the limit of its /dev/shm or cgroup, or lower the VM's memory.";
 
+// Taken in steps, each of which a signal may undo.
+constexpr uint64_t kAllocateStepBytes = uint64_t{256} << 20;
+constexpr uint64_t kHugePageBytesMax = uint64_t{1} << 40;
+
 void CheckSize(uint64_t bytes) {
   if (bytes == 0 || bytes % kPageBytes != 0 || bytes > kMemoryBytesMax) {
     throw Failure("ERR_USAGE_MEMORY_SIZE",
                   "a memory of " + std::to_string(bytes) + " bytes is not possible",
                   "Give a multiple of 4096 bytes between 4 KiB and 16 TiB.");
   }
+}
+
+uint64_t RoundedUp(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Huge pages are mapped and unmapped as wholes only.
+uint64_t PageBytesOf(int fd) {
+  struct statfs status {};
+  const bool is_huge = fstatfs(fd, &status) == 0 && status.f_type == HUGETLBFS_MAGIC;
+  return is_huge ? static_cast<uint64_t>(status.f_bsize) : kPageBytes;
+}
+
+unsigned HugePageFlags(uint64_t page_bytes) {
+  if (page_bytes == 0) return 0;
+  const bool is_power = (page_bytes & (page_bytes - 1)) == 0;
+  if (!is_power || page_bytes <= kPageBytes || page_bytes > kHugePageBytesMax) {
+    throw Failure("ERR_USAGE_MEMORY_SIZE",
+                  "huge pages of " + std::to_string(page_bytes) + " bytes are not possible",
+                  "Give a size that /sys/kernel/mm/hugepages lists.");
+  }
+  const auto shift = static_cast<unsigned>(__builtin_ctzll(page_bytes));
+  return MFD_HUGETLB | (shift << MFD_HUGE_SHIFT);
 }
 
 bool IsZero(const uint8_t* page) {
@@ -39,10 +67,13 @@ bool IsZero(const uint8_t* page) {
 }  // namespace
 
 MappedMemory::MappedMemory(Fd fd, size_t bytes, bool writable)
-    : fd_(std::move(fd)), bytes_(bytes), writable_(writable) {
+    : fd_(std::move(fd)),
+      bytes_(bytes),
+      mapped_bytes_(static_cast<size_t>(RoundedUp(bytes, PageBytesOf(fd_.get())))),
+      writable_(writable) {
   const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
   void* mapping =
-      mmap(nullptr, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
+      mmap(nullptr, mapped_bytes_, protection, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
   if (mapping == MAP_FAILED) {
     throw Failure::System("ERR_HOST_MEMORY_MAP",
                           "cannot map " + std::to_string(bytes) + " bytes of memory",
@@ -51,12 +82,15 @@ MappedMemory::MappedMemory(Fd fd, size_t bytes, bool writable)
   data_ = static_cast<uint8_t*>(mapping);
 }
 
-MappedMemory::~MappedMemory() { munmap(data_, bytes_); }
+MappedMemory::~MappedMemory() { munmap(data_, mapped_bytes_); }
 
-std::shared_ptr<MappedMemory> MappedMemory::Create(const std::string& name, uint64_t bytes) {
+std::shared_ptr<MappedMemory> MappedMemory::Create(const std::string& name, uint64_t bytes,
+                                                   uint64_t huge_page_bytes) {
   CheckSize(bytes);
-  Fd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd.valid() || ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | HugePageFlags(huge_page_bytes);
+  const uint64_t object_bytes = RoundedUp(bytes, std::max<uint64_t>(huge_page_bytes, kPageBytes));
+  Fd fd(memfd_create(name.c_str(), flags));
+  if (!fd.valid() || ftruncate(fd.get(), static_cast<off_t>(object_bytes)) != 0) {
     throw Failure::System("ERR_HOST_MEMORY_CREATE",
                           "cannot create a memory of " + std::to_string(bytes) + " bytes",
                           kTooLittleMemory);
@@ -134,6 +168,24 @@ void MappedMemory::Write(uint64_t offset, uint64_t length, const uint8_t* source
                   "Map it with writable: true.");
   }
   std::memcpy(data_ + offset, source, length);
+}
+
+void MappedMemory::Allocate() const {
+  for (uint64_t offset = 0; offset < mapped_bytes_;) {
+    const uint64_t step = std::min<uint64_t>(mapped_bytes_ - offset, kAllocateStepBytes);
+    if (fallocate(fd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(step)) == 0) {
+      offset += step;
+    } else if (errno == ENOSPC || errno == ENOMEM || errno == EDQUOT) {
+      throw Failure::System("ERR_HOST_SPACE",
+                            "not all of the " + std::to_string(mapped_bytes_) +
+                                " bytes of memory can be had: " + std::to_string(offset) + " were",
+                            "Free memory, or huge pages, where the memory is kept, or keep it "
+                            "elsewhere.");
+    } else if (errno != EINTR) {
+      throw Failure::System("ERR_HOST_MEMORY_CREATE", "memory cannot be taken beforehand there",
+                            "Keep it on a tmpfs or hugetlbfs.");
+    }
+  }
 }
 
 uint64_t MappedMemory::PopulatedBytes() const {

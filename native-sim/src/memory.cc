@@ -1,6 +1,8 @@
 // The JavaScript face of MappedMemory: plain functions over a tagged handle.
 #include "memory.h"
 
+#include <optional>
+
 #include "areas.h"
 #include "border.h"
 
@@ -31,10 +33,14 @@ Napi::Value Wrap(Napi::Env env, std::shared_ptr<MappedMemory> memory) {
   return handle;
 }
 
+// The third argument may be left out: ordinary pages.
 Napi::Value Create(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
-    return Wrap(info.Env(), MappedMemory::Create(info[0].ToString().Utf8Value(),
-                                                 WholeNumber(info[1], "bytes")));
+    const uint64_t huge_page_bytes =
+        info[2].IsUndefined() ? 0 : WholeNumber(info[2], "hugePageBytes");
+    return Wrap(info.Env(),
+                MappedMemory::Create(info[0].ToString().Utf8Value(), WholeNumber(info[1], "bytes"),
+                                     huge_page_bytes));
   });
 }
 
@@ -94,6 +100,50 @@ Napi::Value Write(const Napi::CallbackInfo& info) {
   });
 }
 
+// In a thread of the pool: it may take seconds. The reference keeps the object, whatever is closed
+// meanwhile. Deletes itself when it is done.
+class Allocation final : public Napi::AsyncWorker {
+ public:
+  Allocation(Napi::Env env, std::shared_ptr<MappedMemory> memory)
+      : Napi::AsyncWorker(env),
+        promise_(Napi::Promise::Deferred::New(env)),
+        memory_(std::move(memory)) {}
+
+  Napi::Promise promise() const { return promise_.Promise(); }
+
+  void Execute() override {
+    try {
+      memory_->Allocate();
+    } catch (const Failure& failure) {
+      failure_ = failure;
+    }
+    // Before anybody hears of it: what was taken is free again when the owner closes it then.
+    memory_.reset();
+  }
+
+  void OnOK() override {
+    if (failure_) {
+      promise_.Reject(JavaScriptError(Env(), *failure_).Value());
+    } else {
+      promise_.Resolve(Env().Undefined());
+    }
+  }
+
+ private:
+  Napi::Promise::Deferred promise_;
+  std::shared_ptr<MappedMemory> memory_;
+  std::optional<Failure> failure_;
+};
+
+Napi::Value Allocate(const Napi::CallbackInfo& info) {
+  return AtBorder(info.Env(), [&]() -> Napi::Value {
+    auto* allocation = new Allocation(info.Env(), UnwrapMemory(info[0]));
+    const Napi::Promise promise = allocation->promise();
+    allocation->Queue();
+    return promise;
+  });
+}
+
 Napi::Value PopulatedBytes(const Napi::CallbackInfo& info) {
   return AtBorder(info.Env(), [&] {
     return Napi::Number::New(info.Env(),
@@ -134,6 +184,7 @@ void InitMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("memoryAddress", Napi::Function::New(env, AddressOf));
   exports.Set("memoryRead", Napi::Function::New(env, Read));
   exports.Set("memoryWrite", Napi::Function::New(env, Write));
+  exports.Set("memoryAllocate", Napi::Function::New(env, Allocate));
   exports.Set("memoryPopulatedBytes", Napi::Function::New(env, PopulatedBytes));
   exports.Set("memoryCompare", Napi::Function::New(env, Compare));
   exports.Set("memoryClose", Napi::Function::New(env, Close));

@@ -91,7 +91,7 @@ Napi::Value ApplyToBuffer(const Napi::CallbackInfo& info) {
     const uint64_t pages = target.size / kPageBytes;
     const BatchView view = ParseBatch(kernel, batch.data, batch.size, pages);
     CheckBlock(view, info[2]);
-    ApplyBatch(kernel, view, {target.data, pages, -1});
+    ApplyBatch(kernel, view, {target.data, pages, -1, false});
     return Napi::Number::New(info.Env(), view.pages);
   });
 }

@@ -241,7 +241,7 @@ void ApplyBatch(const PageKernel& kernel, const BatchView& view, const BatchTarg
   const uint8_t* at = view.data;
   uint64_t digest = 0;
   // Where the file system cannot do it, pages are written through the mapping instead.
-  bool may_punch = target.fd >= 0;
+  bool may_punch = target.fd >= 0 && !target.keeps_pages;
   bool may_write = target.fd >= 0;
   // Pages before it are known to be in no long stretch.
   size_t looked_until = 0;

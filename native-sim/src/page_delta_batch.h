@@ -89,11 +89,13 @@ BatchView ParseBatch(const PageKernel& kernel, const uint8_t* data, size_t bytes
                      uint64_t target_pages);
 
 // Memory that batches are applied to. `fd`, when not -1, is the memory object behind it, so that
-// long stretches of zero pages can be given back instead of written.
+// long stretches of zero pages can be given back instead of written; unless all of it was taken
+// beforehand, because somebody else could take what is given back (`keeps_pages`).
 struct BatchTarget {
   uint8_t* pages;
   uint64_t count;
   int fd;
+  bool keeps_pages;
 };
 
 // Applies a parsed batch, then compares the digest of the resulting pages with the header's.

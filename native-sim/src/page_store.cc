@@ -329,7 +329,7 @@ Napi::Value ApplyToMemory(const Napi::CallbackInfo& info) {
     const uint64_t pages = memory->bytes() / kPageBytes;
     const BatchView view = ParseBatch(kernel, batch.data, batch.size, pages);
     CheckBlock(view, info[2]);
-    ApplyBatch(kernel, view, {memory->data(), pages, memory->fd()});
+    ApplyBatch(kernel, view, {memory->data(), pages, memory->fd(), info[4].ToBoolean()});
     return Napi::Number::New(info.Env(), view.pages);
   });
 }

@@ -52,7 +52,7 @@ export class ApplyQueue {
 
   async prepare(incoming: IncomingGuest): Promise<void> {
     await this.#thread.call('prepare', {
-      blocks: incoming.blocks.map(({ id, fd, bytes }) => ({ id, fd, bytes })),
+      blocks: incoming.blocks,
       disks: incoming.disks.map(({ id, fd, bytes }) => ({ id, fd, bytes })),
       diskSync: this.#options.diskSync,
     });

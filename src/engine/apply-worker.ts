@@ -11,13 +11,14 @@ import { type DiskWrite, decodeMessage } from '../codec/messages.ts';
 import { DEVICE_STATE_BLOCK_ID } from '../codec/page-batch.ts';
 import type { DiskSync, DiskZeros, DiskWrite as ReplicaWrite } from '../disks/disk.ts';
 import { DiskReplica } from '../disks/replica.ts';
+import type { IncomingBlock } from '../guests/guest.ts';
 import { Memory } from '../native/memory.ts';
 import { applyPages } from '../native/page-delta.ts';
 import { PageImage, releaseBuffer } from '../native/page-store.ts';
 import { serveThread } from './thread-rpc.ts';
 
 export interface PrepareRequest {
-  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  readonly blocks: readonly IncomingBlock[];
   readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   readonly diskSync: DiskSync;
 }
@@ -43,9 +44,12 @@ function prepare(request: PrepareRequest): void {
   close();
   image = {
     blocks: new Map(
-      request.blocks.map(({ id, fd, bytes }) => {
+      request.blocks.map(({ id, fd, bytes, isReserved }) => {
         const memory = Memory.map({ fd, bytes, writable: true });
-        return [id, { memory, pages: new PageImage({ memory, blockId: id }) }];
+        return [
+          id,
+          { memory, pages: new PageImage({ memory, blockId: id, keepsPages: isReserved }) },
+        ];
       }),
     ),
     replicas: new Map(

@@ -151,11 +151,21 @@ export interface Guest extends RunningGuest {
   onLost(listener: (loss: GuestLoss) => void): void;
 }
 
+/** Memory of a machine that waits on the backup. */
+export interface IncomingBlock {
+  /** As the primary's. */
+  readonly id: number;
+  readonly fd: number;
+  readonly bytes: number;
+  /** All of it was taken beforehand where others could take it: none is to be given back. */
+  readonly isReserved: boolean;
+}
+
 /** A machine prepared on the backup: memory in place, vCPUs not yet started. */
 export interface IncomingGuest {
   readonly pid: number;
-  /** Descriptors of the blocks' memory, by block id: the backup applies pages into these. */
-  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  /** The blocks' memory: the backup applies pages into these. */
+  readonly blocks: readonly IncomingBlock[];
   /** Descriptors of the disks' replicas, by disk id: the backup applies committed writes to these. */
   readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   /** Where the machine will be controlled once it runs. */

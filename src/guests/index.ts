@@ -68,7 +68,7 @@ export interface PrepareIncomingOptions {
     readonly holdsOutput: boolean;
     readonly binary?: string;
     readonly mapping?: QemuMapping;
-    /** Where the RAM's file goes; on tmpfs. */
+    /** Where the RAM's file goes, on tmpfs or hugetlbfs; without it, memory without a file. */
     readonly ramDirectory?: string;
   };
 }

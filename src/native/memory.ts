@@ -7,7 +7,7 @@
  * It does not coordinate writers: whoever maps the same object shares its bytes.
  */
 import { loadNative } from './load.ts';
-import { callNative } from './native-error.ts';
+import { callNative, rethrowNative } from './native-error.ts';
 
 /** The native object behind a Memory, opaque to TypeScript. */
 export interface MemoryHandle {
@@ -15,13 +15,14 @@ export interface MemoryHandle {
 }
 
 interface MemoryNative {
-  memoryCreate(name: string, bytes: number): MemoryHandle;
+  memoryCreate(name: string, bytes: number, hugePageBytes?: number): MemoryHandle;
   memoryMapPath(path: string, bytes: number, writable: boolean): MemoryHandle;
   memoryMapFd(fd: number, bytes: number, writable: boolean): MemoryHandle;
   memoryFd(handle: MemoryHandle): number;
   memoryAddress(handle: MemoryHandle): bigint;
   memoryRead(handle: MemoryHandle, offset: number, length: number): Buffer;
   memoryWrite(handle: MemoryHandle, offset: number, data: Uint8Array): void;
+  memoryAllocate(handle: MemoryHandle): Promise<void>;
   memoryPopulatedBytes(handle: MemoryHandle): number;
   memoryCompare(handle: MemoryHandle, other: MemoryHandle): number;
   memoryClose(handle: MemoryHandle): void;
@@ -32,6 +33,8 @@ export interface MemoryCreateOptions {
   readonly name: string;
   /** A multiple of 4096, at most 16 TiB. */
   readonly bytes: number;
+  /** Of huge pages of this size; of ordinary pages when left out. */
+  readonly hugePageBytes?: number;
 }
 
 export type MemoryMapOptions = {
@@ -73,8 +76,9 @@ export class Memory {
    */
   static create(options: MemoryCreateOptions): Memory {
     const native = loadNative<MemoryNative>();
-    const handle = callNative(() => native.memoryCreate(options.name, options.bytes));
-    return new Memory(native, handle, options.bytes, true);
+    const { name, bytes, hugePageBytes } = options;
+    const handle = callNative(() => native.memoryCreate(name, bytes, hugePageBytes));
+    return new Memory(native, handle, bytes, true);
   }
 
   /**
@@ -112,6 +116,15 @@ export class Memory {
    */
   write(offset: number, data: Uint8Array): void {
     callNative(() => this.#native.memoryWrite(this.#handle, offset, data));
+  }
+
+  /**
+   * Takes all of its pages, in a thread of the pool: whoever touches one later finds it, however full
+   * the place is by then. What was taken in vain goes when the memory is closed.
+   * @throws {RomulusError} ERR_HOST_SPACE; ERR_HOST_MEMORY_CREATE where the file system cannot do it.
+   */
+  async allocate(): Promise<void> {
+    await callNative(() => this.#native.memoryAllocate(this.#handle)).catch(rethrowNative);
   }
 
   /** How many bytes of memory the object takes: pages that were ever written. */

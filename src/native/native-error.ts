@@ -29,11 +29,19 @@ export function callNative<T>(call: () => T): T {
   try {
     return call();
   } catch (error) {
-    if (error instanceof RomulusError || !isNativeError(error)) throw toRomulusError(error);
-    throw new RomulusError(error.code, error.message, {
-      remedy: error.remedy,
-      ...(error.errno === undefined ? {} : { details: { errno: error.errno } }),
-      cause: error,
-    });
+    return rethrowNative(error);
   }
+}
+
+/**
+ * For what native code does later: the handler of its promise.
+ * @throws {RomulusError} with the code, message and remedy that native code gave.
+ */
+export function rethrowNative(error: unknown): never {
+  if (error instanceof RomulusError || !isNativeError(error)) throw toRomulusError(error);
+  throw new RomulusError(error.code, error.message, {
+    remedy: error.remedy,
+    ...(error.errno === undefined ? {} : { details: { errno: error.errno } }),
+    cause: error,
+  });
 }

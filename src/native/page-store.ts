@@ -123,7 +123,13 @@ interface PageStoreNative {
   baselineReset(handle: BaselineHandle): void;
   baselineClose(handle: BaselineHandle): void;
   bufferRelease(buffer: ArrayBuffer): void;
-  imageApply(memory: MemoryHandle, batch: Uint8Array, blockId?: number, level?: SimdLevel): number;
+  imageApply(
+    memory: MemoryHandle,
+    batch: Uint8Array,
+    blockId: number | undefined,
+    level: SimdLevel | undefined,
+    keepsPages: boolean,
+  ): number;
   imageDigest(memory: MemoryHandle, fromPage: number, pageCount: number, level?: SimdLevel): bigint;
 }
 
@@ -244,16 +250,25 @@ export class PageImage {
   readonly #memory: Memory;
   readonly #blockId: number | undefined;
   readonly #level: SimdLevel | undefined;
+  readonly #keepsPages: boolean;
 
   /**
    * @param options.memory Mapped writable; stays the caller's to close.
    * @param options.blockId The block that batches must be of; any when left out.
+   * @param options.keepsPages Zeros are written, and never give memory back: for a memory that was
+   *   allocated beforehand where others could take it.
    */
-  constructor(options: { memory: Memory; blockId?: number; level?: SimdLevel }) {
+  constructor(options: {
+    memory: Memory;
+    blockId?: number;
+    level?: SimdLevel;
+    keepsPages?: boolean;
+  }) {
     this.#native = loadNative<PageStoreNative>();
     this.#memory = options.memory;
     this.#blockId = options.blockId;
     this.#level = options.level;
+    this.#keepsPages = options.keepsPages === true;
   }
 
   /**
@@ -263,7 +278,13 @@ export class PageImage {
    */
   apply(batch: Uint8Array): Applied {
     const pages = callNative(() =>
-      this.#native.imageApply(this.#memory.handle, batch, this.#blockId, this.#level),
+      this.#native.imageApply(
+        this.#memory.handle,
+        batch,
+        this.#blockId,
+        this.#level,
+        this.#keepsPages,
+      ),
     );
     return { pages, bytes: batch.length };
   }

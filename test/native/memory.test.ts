@@ -25,6 +25,25 @@ describe('Memory', () => {
     expect(memory.populatedBytes()).toBe(0);
   });
 
+  test('is taken as a whole when it is allocated, also when it is closed meanwhile', async () => {
+    const memory = create(16 * MIB);
+    await memory.allocate();
+    expect(memory.populatedBytes()).toBe(16 * MIB);
+    expect(memory.read(5 * MIB, PAGE_BYTES).equals(Buffer.alloc(PAGE_BYTES))).toBe(true);
+    const closed = create(16 * MIB);
+    const allocated = closed.allocate();
+    closed.close();
+    await allocated;
+    const refused = expect.objectContaining({ code: 'ERR_USAGE_CLOSED' });
+    await expect(closed.allocate()).rejects.toEqual(refused);
+  });
+
+  test.each([0.5, 3000, PAGE_BYTES, 3 * MIB])('has no huge pages of %d bytes', (hugePageBytes) => {
+    expect(() => Memory.create({ name: 'odd', bytes: MIB, hugePageBytes })).toThrow(
+      expect.objectContaining({ code: expect.stringMatching(/^ERR_USAGE_(NUMBER|MEMORY_SIZE)$/) }),
+    );
+  });
+
   test('a second mapping of the descriptor or the path shares the bytes', () => {
     const memory = create(MIB);
     const byFd = keep(Memory.map({ fd: memory.fd, bytes: MIB, writable: true }));

@@ -116,7 +116,7 @@ std::string Apply(const PageKernel& kernel, const std::vector<uint8_t>& batch,
   if (!batch.empty()) std::memcpy(data, batch.data(), batch.size());
   try {
     const BatchView view = ParseBatch(kernel, data, batch.size(), kPages);
-    ApplyBatch(kernel, view, {target, kPages, -1});
+    ApplyBatch(kernel, view, {target, kPages, -1, false});
     return "";
   } catch (const Failure& failure) {
     return failure.code();

@@ -154,7 +154,7 @@ export function addNodeOptions(command: Command, name: string): Command {
       'how this host differs from the other (paths, sockets, taps); see docs/QEMU.md',
       qemuMappingFile('--map'),
     )
-    .option('--ram-dir <dir>', "where a copy's RAM is kept: on tmpfs (default) or hugetlbfs")
+    .option('--ram-dir <dir>', "where a copy's RAM is kept: a tmpfs or hugetlbfs")
     .option(
       '--net <choice>',
       'hold=all (what the machine says leaves when its epoch is safe) or hold=none (at once: connections may see lost output) (default: hold=all)',

@@ -10,7 +10,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { RomulusError, toRomulusError } from '../../base/errors.ts';
 import type { GuestDescriptor } from '../guest.ts';
-import { type BackupBlock, makeBackupMemory } from './incoming/backup-memory.ts';
+import {
+  type BackupBlock,
+  type MainMemory,
+  makeBackupMemory,
+  reserveBackupMemory,
+} from './incoming/backup-memory.ts';
 import {
   BackupProcess,
   FIRST_INHERITED_DESCRIPTOR,
@@ -57,8 +62,10 @@ export interface PrepareIncomingQemuOptions {
   readonly commandLine: CommandLineBuilder;
   /** The replicas of its disks; taken over on success. */
   readonly replicas?: readonly Replica[];
-  /** A hugetlbfs or tmpfs for main RAM; without it, ordinary memory without any file. */
+  /** A hugetlbfs or tmpfs for main RAM; without it, memory without any file. */
   readonly ramDirectory?: string;
+  /** Without a directory: the size of a main block's huge pages, by its name; others have ordinary ones. */
+  readonly hugePageBytes?: ReadonlyMap<string, number>;
 }
 
 /**
@@ -72,11 +79,16 @@ export async function prepareIncomingQemu(
   const { descriptor, directory } = options;
   const { configuration, smallSizes } = readDescriptor(descriptor);
   const qmpPath = join(directory, `qemu-${randomBytes(4).toString('hex')}.qmp`);
-  const blocks = makeBackupMemory(
-    descriptor.blocks,
-    (block) => !smallSizes.has(block.name),
-    options.ramDirectory,
-  );
+  const { ramDirectory, hugePageBytes } = options;
+  const main: MainMemory = {
+    isMain: ({ name }) => !smallSizes.has(name),
+    ...(ramDirectory !== undefined && { directory: ramDirectory }),
+    ...(hugePageBytes !== undefined && { hugePageBytes }),
+  };
+  const blocks = makeBackupMemory(descriptor.blocks, main);
+  // While QEMU starts: it looks at no page before it is told to.
+  const reserved = reserveBackupMemory(blocks, main);
+  reserved.catch(() => undefined);
   let process: BackupProcess | null = null;
   let monitor: QmpClient | null = null;
   try {
@@ -94,6 +106,7 @@ export async function prepareIncomingQemu(
       mainBlocks.map(({ memory }) => memory.fd),
     );
     monitor = await connectMonitor(process, qmpPath);
+    await reserved;
     const incoming = new IncomingQemu({
       process,
       monitor,
@@ -110,8 +123,13 @@ export async function prepareIncomingQemu(
     monitor?.close();
     await process?.kill();
     await rm(qmpPath, { force: true });
+    // The room is free again only when nobody takes it any more. A QEMU that missed it says so less clearly.
+    const cause = await reserved.then(
+      () => error,
+      (spaceError: unknown) => spaceError,
+    );
     for (const { memory } of blocks) memory.close();
-    throw error;
+    throw cause;
   }
 }
 

@@ -14,16 +14,13 @@ import { heldNetRefusals } from './profile/net-hold.ts';
 import { type QemuProfile, qemuProfileSchema } from './profile/profile.ts';
 import { refuseIfAny } from './profile/refusals.ts';
 
-/** Where the RAM is checked to fit when no directory is named: what holds memory without a file. */
-const DEFAULT_RAM_DIRECTORY = '/dev/shm';
-
 export interface PrepareQemuOptions {
   readonly descriptor: GuestDescriptor;
   /** Where the machine's sockets and files go. */
   readonly directory: string;
   readonly binary?: string;
   readonly mapping?: QemuMapping;
-  /** On tmpfs or hugetlbfs; ordinary memory without a file when left out. */
+  /** On tmpfs or hugetlbfs; memory without a file when left out. */
   readonly ramDirectory?: string;
   /** What the operator of this host says becomes of the disks. */
   readonly diskMode: DiskMode;
@@ -46,16 +43,11 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
     ...(binary !== undefined && { binary }),
     ...(mapping !== undefined && { mapping }),
   };
-  const refusals = await refusalsOnBackup(profile, {
-    ...ours,
-    diskModeHere: options.diskMode,
-    ramDirectory: ramDirectory ?? DEFAULT_RAM_DIRECTORY,
-  });
-  // Memory without a file is not bounded by any tmpfs; whether it fits is checked when it is made.
-  const against = refusals.filter(
-    ({ code }) => code !== 'memory-room' || ramDirectory !== undefined,
+  const ram = ramDirectory === undefined ? {} : { ramDirectory };
+  refuseIfAny(
+    descriptor.name,
+    await refusalsOnBackup(profile, { ...ours, ...ram, diskModeHere: options.diskMode }),
   );
-  refuseIfAny(descriptor.name, against);
   const noRam = Object.fromEntries(profile.memory.map(({ backendId }) => [backendId, '/dev/null']));
   const { disks, args } = incomingCommandLine(profile, { ...ours, qmpPath: '', ram: noRam });
   // A netdev of this host's may be such that its output could not be held after a promotion.
@@ -67,7 +59,8 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
       descriptor,
       directory,
       replicas,
-      ...(ramDirectory !== undefined && { ramDirectory }),
+      ...ram,
+      hugePageBytes: hugePageBytesOf(profile, mapping),
       commandLine: ({ qmpPath, ramPaths }) =>
         incomingCommandLine(profile, { ...ours, qmpPath, ram: byBackend(profile, ramPaths) }),
     });
@@ -85,6 +78,19 @@ function readProfile(descriptor: GuestDescriptor): QemuProfile {
     'ERR_GUEST_DESCRIPTOR',
     `the primary's description of its QEMU cannot be used: ${issue?.path.join('.')}: ${issue?.message}`,
     { remedy: 'Run the same version of Romulus on both hosts.' },
+  );
+}
+
+/** Of which huge pages each main block is to be here: the source's, unless the operator does without. */
+function hugePageBytesOf(
+  { memory }: QemuProfile,
+  mapping: QemuMapping | undefined,
+): ReadonlyMap<string, number> {
+  if (mapping?.hugepages === 'ordinary') return new Map();
+  return new Map(
+    memory.flatMap(({ blockName, hugepageBytes }) =>
+      hugepageBytes === null ? [] : [[blockName, hugepageBytes] as const],
+    ),
   );
 }
 

@@ -73,7 +73,7 @@ interface IncomingParts {
 
 /** A machine that waits to be started. Made by `prepareIncomingSim`. */
 export class IncomingSim implements IncomingGuest {
-  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  readonly blocks: IncomingGuest['blocks'];
   readonly pid: number;
   readonly controlPath: string;
   readonly netSocketPath: string;
@@ -95,7 +95,7 @@ export class IncomingSim implements IncomingGuest {
     this.ram = parts.ram;
     this.disk = parts.disk;
     this.disks = [{ id: 0, fd: parts.disk.fd, bytes: parts.disk.bytes }];
-    this.blocks = [{ id: 0, fd: parts.ram.fd, bytes: parts.ram.bytes }];
+    this.blocks = [{ id: 0, fd: parts.ram.fd, bytes: parts.ram.bytes, isReserved: false }];
     void this.#watch(parts.machine);
   }
 

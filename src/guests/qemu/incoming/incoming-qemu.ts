@@ -24,6 +24,7 @@ import { constants, getPriority, setPriority } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RomulusError, toRomulusError } from '../../../base/errors.ts';
+import type { IncomingBlock } from '../../guest.ts';
 import { ask } from '../qmp/commands.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { deviceSectionsOf } from '../stream/device-state.ts';
@@ -105,7 +106,7 @@ export class StartedQemu {
 /** A prepared QEMU. Made by `prepareIncomingQemu`. */
 export class IncomingQemu {
   readonly pid: number;
-  readonly blocks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
+  readonly blocks: readonly IncomingBlock[];
   readonly controlPath: string;
   readonly disks: readonly { readonly id: number; readonly fd: number; readonly bytes: number }[];
   /** The net of QEMU is not replicated yet. */
@@ -128,7 +129,12 @@ export class IncomingQemu {
     this.#parts = parts;
     this.pid = parts.process.pid;
     this.controlPath = parts.controlPath;
-    this.blocks = parts.blocks.map(({ id, bytes, memory }) => ({ id, bytes, fd: memory.fd }));
+    this.blocks = parts.blocks.map(({ id, bytes, memory, isReserved }) => ({
+      id,
+      bytes,
+      fd: memory.fd,
+      isReserved,
+    }));
     this.disks = parts.replicas.map(({ id, fd, bytes }) => ({ id, fd, bytes }));
     this.#feed = new SmallBlockFeed(parts.smallBlocks);
     parts.process.onEnd((how) => {

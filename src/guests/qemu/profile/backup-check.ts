@@ -4,9 +4,16 @@
  * command line is made to see what has no place here. All reasons are told at once.
  */
 import { constants } from 'node:fs';
-import { access, readFile, statfs } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { RomulusError } from '../../../base/errors.ts';
+import { PAGE_BYTES } from '../../../base/units.ts';
 import type { DiskMode } from '../../guest.ts';
+import {
+  directoryRoom,
+  HUGE_PAGES_PATH,
+  hugePageRoom,
+  neededBytes,
+} from '../incoming/memory-room.ts';
 import { filesOfDisks, refusalOfForeign, refusalOfReplica } from '../incoming/replica-files.ts';
 import { ask, ifKnown } from '../qmp/commands.ts';
 import type { QemuVersion } from '../qmp/messages.ts';
@@ -30,8 +37,8 @@ export interface BackupFacilities {
   readonly diskModeHere: DiskMode;
   /** Where the machine's sockets and files will be. */
   readonly directory: string;
-  /** Where its RAM will be, on tmpfs or hugetlbfs. */
-  readonly ramDirectory: string;
+  /** Where its RAM will be, on tmpfs or hugetlbfs; memory without a file when left out. */
+  readonly ramDirectory?: string;
 }
 
 interface QemuAbilities {
@@ -39,8 +46,6 @@ interface QemuAbilities {
   readonly machines: ReadonlySet<string>;
   readonly missingDrivers: readonly string[];
 }
-
-const HUGEPAGES = '/sys/kernel/mm/hugepages';
 
 /**
  * Why this host cannot take the machine over; empty when it can.
@@ -68,8 +73,8 @@ export async function refusalsOnBackup(
     ...modeRefusals(facilities),
     ...(await fileRefusals(profile, facilities)),
     ...(await diskRefusals(profile, facilities)),
-    ...(await hugepageRefusals(profile, facilities)),
-    ...(await roomRefusals(profile, facilities)),
+    ...hugepageRefusals(profile, facilities),
+    ...roomRefusals(profile, facilities),
   ];
   if (probe.kind === 'failed') {
     const what = launcher.join(' ');
@@ -248,55 +253,52 @@ function commandLine(
   }
 }
 
-async function hugepageRefusals(
+function hugepageRefusals(
   profile: QemuProfile,
-  { mapping }: BackupFacilities,
-): Promise<Refusal[]> {
-  if (mapping?.hugepages === 'ordinary') return [];
-  const neededBytes = new Map<number, number>();
+  { mapping, ramDirectory }: BackupFacilities,
+): Refusal[] {
+  // Who names a directory decides with it of which pages the RAM is.
+  if (mapping?.hugepages === 'ordinary' || ramDirectory !== undefined) return [];
+  const sizes = new Map<number, number[]>();
   for (const { hugepageBytes, bytes } of profile.memory) {
     if (hugepageBytes === null) continue;
-    neededBytes.set(hugepageBytes, (neededBytes.get(hugepageBytes) ?? 0) + bytes);
+    sizes.set(hugepageBytes, [...(sizes.get(hugepageBytes) ?? []), bytes]);
   }
   const refusals: Refusal[] = [];
-  for (const [pageBytes, bytes] of neededBytes) {
+  for (const [pageBytes, blocks] of sizes) {
     const kib = pageBytes / 1024;
-    const freePages = await freeHugepages(kib);
-    if (freePages !== null && freePages * pageBytes >= bytes) continue;
+    const room = hugePageRoom(pageBytes);
+    const bytes = neededBytes(blocks, pageBytes);
+    if (room !== null && room.freeBytes >= bytes) continue;
     refusals.push({
       code: 'hugepages',
       what: `${bytes} bytes of RAM in huge pages of ${kib} KiB`,
       why:
-        freePages === null ? 'this host has none of that size' : `only ${freePages} are free here`,
-      remedy: `Reserve them (${HUGEPAGES}/hugepages-${kib}kB/nr_hugepages), or set hugepages: "ordinary" in the mapping.`,
+        room === null
+          ? 'this host has none of that size'
+          : `only ${room.freeBytes / pageBytes} are free here`,
+      remedy: `Reserve them (${HUGE_PAGES_PATH}/hugepages-${kib}kB/nr_hugepages), or set hugepages: "ordinary" in the mapping.`,
     });
   }
   return refusals;
 }
 
-/** Null when this host has none of that size. */
-async function freeHugepages(kib: number): Promise<number | null> {
-  try {
-    return Number(await readFile(`${HUGEPAGES}/hugepages-${kib}kB/free_hugepages`, 'utf8'));
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-    throw error;
-  }
-}
-
-async function roomRefusals(
-  profile: QemuProfile,
-  { ramDirectory }: BackupFacilities,
-): Promise<Refusal[]> {
-  const neededBytes = profile.memory.reduce((sum, { bytes }) => sum + bytes, 0);
-  const { bavail, bsize } = await statfs(ramDirectory);
-  if (bavail * bsize >= neededBytes) return [];
+/** Without a directory, whether the memory can be had is found out when it is made. */
+function roomRefusals(profile: QemuProfile, { ramDirectory }: BackupFacilities): Refusal[] {
+  if (ramDirectory === undefined) return [];
+  const room = directoryRoom(ramDirectory);
+  const sizes = profile.memory.map(({ bytes }) => bytes);
+  const bytes = neededBytes(sizes, room.pageBytes);
+  if (room.freeBytes >= bytes) return [];
+  const isHuge = room.pageBytes !== PAGE_BYTES;
   return [
     {
       code: 'memory-room',
-      what: `${neededBytes} bytes of RAM`,
-      why: `${ramDirectory} has room for ${bavail * bsize} bytes`,
-      remedy: `Make room there: \`mount -o remount,size=... ${ramDirectory}\` if it is a tmpfs.`,
+      what: `${bytes} bytes of RAM`,
+      why: `${ramDirectory} has room for ${room.freeBytes} bytes`,
+      remedy: isHuge
+        ? `Reserve huge pages (${HUGE_PAGES_PATH}/hugepages-${room.pageBytes / 1024}kB/nr_hugepages).`
+        : `Make room there: \`mount -o remount,size=... ${ramDirectory}\` if it is a tmpfs.`,
     },
   ];
 }

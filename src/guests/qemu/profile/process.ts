@@ -4,9 +4,7 @@
  */
 import { existsSync, readFileSync, readlinkSync, statfsSync } from 'node:fs';
 import { RomulusError } from '../../../base/errors.ts';
-
-/** f_type of hugetlbfs. */
-const HUGETLBFS_MAGIC = 0x9584_58f6;
+import { HUGETLBFS_MAGIC } from '../incoming/memory-room.ts';
 
 /** What the kernel tells of a process. */
 export interface ProcessFacts {
@@ -74,11 +72,17 @@ function statusOf(pid: number, procRoot: string): string {
 
 /** Page size of the hugetlbfs on which a path lies as that process sees it, else null. */
 export function hugepageBytesOf(pid: number, path: string, procRoot = '/proc'): number | null {
-  // A file in use may have lost its name; its directory has not.
+  // Of its own descriptors, as a promoted copy names its RAM; seen from here they would be ours.
+  const inherited = /^\/proc\/self\/(fd\/\d+)$/.exec(path)?.[1];
   const root = `${procRoot}/${pid}/root`;
-  const seen = [path, path.replace(/[^/]*$/, '')].find((name) => existsSync(`${root}${name}`));
+  const places =
+    inherited === undefined
+      ? // A file in use may have lost its name; its directory has not.
+        [`${root}${path}`, `${root}${path.replace(/[^/]*$/, '')}`]
+      : [`${procRoot}/${pid}/${inherited}`];
+  const seen = places.find((place) => existsSync(place));
   if (seen === undefined) return null;
-  const { type, bsize } = statfsSync(`${root}${seen}`);
+  const { type, bsize } = statfsSync(seen);
   return type === HUGETLBFS_MAGIC ? bsize : null;
 }
 

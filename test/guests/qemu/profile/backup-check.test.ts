@@ -26,7 +26,6 @@ beforeEach(() => {
   vi.stubEnv('TMPDIR', bench.directory);
   facilities = {
     directory: bench.directory,
-    ramDirectory: bench.directory,
     diskMode: 'replicate',
     diskModeHere: 'replicate',
   };
@@ -72,11 +71,13 @@ describe.skipIf(!hasQemu)('a backup', () => {
       'cpu-features',
       'file',
       'hugepages',
-      'memory-room',
     ]);
     expect(refusals[1]?.why).toContain('CPUID.14h.0:EAX[2]');
     const ordinary = await codes(wanting, { mapping: { hugepages: 'ordinary' } });
     expect(ordinary).not.toContain('hugepages');
+    // A directory decides by itself of which pages the RAM is.
+    const placed = await codes(wanting, { ramDirectory: bench.directory });
+    expect(placed).toEqual(['device-type', 'cpu-features', 'file', 'memory-room']);
   });
 
   it('knows machine types of the future from those that nobody has', async () => {
