@@ -12,10 +12,12 @@ const SERIES = 10;
 const available = await requireQemu();
 const kvm = available && (await kvmWorks());
 const versions = available ? (await qemuVersions()).map(({ version }) => version) : [];
-/** From one version to another, where both are here. */
+/** From one version to another, and within the newer ones, where both are here. */
 const pairs = [
   ['system', '11.1'],
   ['11.1', '10.0'],
+  ['10.0', '10.0'],
+  ['11.1', '11.1'],
 ].filter((pair) => pair.every((version) => versions.includes(version)));
 
 function filesInMemory(): string[] {
