@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { CLI_PATH } from '../../src/drill/node-process.ts';
+import { requires } from '../support/require.ts';
 import {
   DRILL_WAIT_MS,
   drill as runDrill,
@@ -15,8 +16,11 @@ import {
   processesNaming,
 } from '../support/run-drill.ts';
 
-const hasRedis = spawnSync('redis-benchmark', ['--version']).status === 0;
-const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
+const hasRedis = requires(
+  'a drill under redis-benchmark',
+  spawnSync('redis-benchmark', ['--version']).status === 0,
+  'it is not installed (redis-tools)',
+);
 
 /** A small machine: its oracle has less to compute. */
 const drill = (...args: string[]): Promise<Finished> => runDrill('--memory', '32M', ...args);
@@ -59,7 +63,7 @@ describe('a drill', { timeout: DRILL_WAIT_MS }, () => {
     expect(finished.result.incrementsAcknowledged).toBeGreaterThan(0);
   });
 
-  it.skipIf(!hasRedis && !requireAll)(
+  it.skipIf(!hasRedis)(
     'kv under the real redis-benchmark (needs redis-tools): every acknowledged INCR is there',
     async () => {
       const finished = await drill('--workload', 'kv', '--redis-benchmark');

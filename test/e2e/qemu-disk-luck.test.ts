@@ -17,10 +17,10 @@ import {
   WAIT_MS,
 } from '../support/qemu/luck-stage.ts';
 import { requireQemu } from '../support/qemu/require-qemu.ts';
+import { requireRoot } from '../support/require.ts';
 
 const hasQemu = await requireQemu();
-const isRoot = process.getuid?.() === 0;
-if (!isRoot) process.stderr.write('SKIPPED: tests that mount a tmpfs\n');
+const isRoot = requireRoot('tests that mount a tmpfs');
 const MIB = 1024 * 1024;
 const DISK_BYTES = 64 * MIB;
 

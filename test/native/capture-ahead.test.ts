@@ -7,17 +7,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
 import { Capture } from '../../src/native/capture.ts';
-import { hostFacts } from '../../src/native/host.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { Baseline, PageImage } from '../../src/native/page-store.ts';
 import { Tracker } from '../../src/native/tracker.ts';
 import { PokeMachine } from '../fixtures/poke-machine.ts';
 import { infoOf, MachineKit } from '../guests/sim/machine-kit.ts';
+import { requireUserfault } from '../support/require.ts';
 
 const BYTES = 32 * MIB;
 const EPOCHS = 20;
 const EPOCH_MS = 10;
-const { userfaultfd, pagemapScan } = hostFacts();
+const hasUserfault = requireUserfault();
 
 let kit: MachineKit;
 beforeEach(async () => {
@@ -26,7 +26,7 @@ beforeEach(async () => {
 });
 afterEach(() => kit.close());
 
-test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
+test.runIf(hasUserfault).each([1, 2] as const)(
   'an image from pages copied ahead and in the pause follows the machine, %d thread(s)',
   async (threads) => {
     const machine = await kit.start({ workload: 'random', memoryBytes: BYTES });
@@ -82,7 +82,7 @@ test.runIf(userfaultfd && pagemapScan).each([1, 2] as const)(
   },
 );
 
-test.runIf(userfaultfd && pagemapScan)(
+test.runIf(hasUserfault)(
   'pages of anonymous memory that are written again are copied over where they lie',
   async () => {
     const bytes = 16 * MIB;
@@ -126,7 +126,7 @@ test.runIf(userfaultfd && pagemapScan)(
   },
 );
 
-describe.runIf(userfaultfd && pagemapScan).each(['shared', 'anonymous'] as const)(
+describe.runIf(hasUserfault).each(['shared', 'anonymous'] as const)(
   'after rounds ahead of a process with %s memory',
   (kind) => {
     const bytes = 96 * MIB;
@@ -190,7 +190,7 @@ describe.runIf(userfaultfd && pagemapScan).each(['shared', 'anonymous'] as const
   },
 );
 
-test.runIf(userfaultfd && pagemapScan)(
+test.runIf(hasUserfault)(
   'pages ascend in every list, however fast the machine writes behind the scan',
   async () => {
     // So many scattered regions that the kernel has to empty its buffer several times in a scan.

@@ -7,17 +7,15 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MIB, PAGE_BYTES } from '../../src/base/units.ts';
 import type { SimWorkload } from '../../src/guests/sim/info.ts';
 import { Capture } from '../../src/native/capture.ts';
-import { hostFacts } from '../../src/native/host.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { Tracker, type TrackerKind } from '../../src/native/tracker.ts';
 import { infoOf, MachineKit, pathsOf } from '../guests/sim/machine-kit.ts';
+import { requireUserfault } from '../support/require.ts';
 
 const BYTES = 32 * MIB;
 const EPOCHS = 12;
 const EPOCH_MS = 15;
-const facts = hostFacts();
-const kinds: TrackerKind[] =
-  facts.userfaultfd && facts.pagemapScan ? ['uffd-wp', 'mprotect'] : ['mprotect'];
+const kinds: TrackerKind[] = requireUserfault() ? ['uffd-wp', 'mprotect'] : ['mprotect'];
 
 let kit: MachineKit;
 beforeEach(async () => {

@@ -9,11 +9,12 @@ import { loadNative } from '../../src/native/load.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { Tracker } from '../../src/native/tracker.ts';
 import { PokeMachine } from '../fixtures/poke-machine.ts';
+import { requireUserfault, skipAnywhere } from '../support/require.ts';
 
 const BYTES = 256 * MIB;
 const PAGES = BYTES / PAGE_BYTES;
 const facts = hostFacts();
-const attaches = facts.userfaultfd && facts.pagemapScan;
+const attaches = requireUserfault();
 
 const cleanups: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -230,6 +231,7 @@ test('bounds, and use after close', () => {
   expect(() => capture.capture()).toThrow(expect.objectContaining({ code: 'ERR_USAGE_CLOSED' }));
 });
 
+if (facts.cores < 2) skipAnywhere('the end of a helper thread', 'there is one processor');
 test.runIf(facts.cores > 1)('the helper thread ends with its capture', async () => {
   const threads = (): number => readdirSync('/proc/self/task').length;
   const { tracker } = own('mprotect', 1, MIB);

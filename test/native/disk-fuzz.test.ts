@@ -1,5 +1,6 @@
 /** Builds disk-fuzz.cc with the sanitizers and runs it; see page-fuzz.test.ts for its settings. */
 import { test } from 'vitest';
+import { skipLoudly } from '../support/require.ts';
 import { runSanitized } from './sanitized.ts';
 
 test('no client of a disk leaves the bounds of its intake, and no write is lost or out of order', {
@@ -11,6 +12,6 @@ test('no client of a disk leaves the bounds of its intake, and no write is lost 
     rounds: 40,
   });
   if (why === null) return;
-  console.warn(`SKIPPED: the intake was not fuzzed, g++ has no sanitizers here: ${why}`);
+  skipLoudly('the intake under a fuzzer', new Error(`g++ has no sanitizers here: ${why}`));
   context.skip();
 });

@@ -3,6 +3,7 @@
  * repeat or lengthen a run. Says so when this host's compiler has no sanitizers.
  */
 import { test } from 'vitest';
+import { skipLoudly } from '../support/require.ts';
 import { runSanitized } from './sanitized.ts';
 
 const SOURCES = [
@@ -21,6 +22,6 @@ test('damaged batches never leave their bounds, and all forms agree', {
 }, (context) => {
   const why = runSanitized({ harness: 'page-fuzz.cc', sources: SOURCES, rounds: 1500 });
   if (why === null) return;
-  console.warn(`SKIPPED: the page functions were not fuzzed, g++ has no sanitizers here: ${why}`);
+  skipLoudly('the page functions under a fuzzer', new Error(`g++ has no sanitizers here: ${why}`));
   context.skip();
 });

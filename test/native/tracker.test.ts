@@ -12,10 +12,13 @@ import { hostFacts } from '../../src/native/host.ts';
 import { Memory } from '../../src/native/memory.ts';
 import { type PageRun, Tracker, type TrackerKind } from '../../src/native/tracker.ts';
 import { PokeMachine } from '../fixtures/poke-machine.ts';
+import { requireUserfault, skipAnywhere } from '../support/require.ts';
 
 const BYTES = 64 * MIB;
 const PAGES = BYTES / PAGE_BYTES;
 const facts = hostFacts();
+const uffdWorks = requireUserfault();
+if (!facts.softDirty) skipAnywhere('tests on soft-dirty bits', 'the kernel was built without them');
 
 interface Tracked {
   readonly pid: number;
@@ -104,7 +107,7 @@ const everywhere = (kind: TrackerKind, works: boolean): Case[] => [
 ];
 
 const CASES: readonly Case[] = [
-  ...everywhere('uffd-wp', facts.userfaultfd && facts.pagemapScan),
+  ...everywhere('uffd-wp', uffdWorks),
   ...everywhere('soft-dirty', facts.softDirty),
   { kind: 'mprotect', works: true, where: 'this process', target: ownTarget },
   { kind: 'mprotect', works: true, where: 'another process, by socket', target: socketTarget },
@@ -177,8 +180,6 @@ describe.each(CASES)('$kind in $where', ({ kind, works, target }) => {
     );
   });
 });
-
-const uffdWorks = facts.userfaultfd && facts.pagemapScan;
 
 describe.runIf(uffdWorks)('attaching to a running process', () => {
   const descriptors = (pid: number): string[] => readdirSync(`/proc/${pid}/fd`).sort();

@@ -22,6 +22,7 @@ import { Redirector } from '../../src/nets/redirector/redirector.ts';
 import { qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
 import { type RunningGuest, startGuest } from '../support/qemu/start-guest.ts';
 import { Wire, wireNetdev } from '../support/qemu/wire.ts';
+import { requires } from '../support/require.ts';
 
 const hasQemu = await requireQemu();
 const versions = hasQemu ? await qemuVersions() : [];
@@ -273,9 +274,8 @@ function framesOut(pid: number): number {
 
 function mayMakeTaps(): boolean {
   const made = spawnSync('unshare', ['-n', 'ip', 'tuntap', 'add', 'tap0', 'mode', 'tap']);
-  if (made.status === 0) return true;
-  process.stderr.write(`SKIPPED: filters on a tap: ${made.stderr?.toString() ?? 'no unshare'}\n`);
-  return false;
+  const why = made.error?.message ?? made.stderr.toString().trim();
+  return requires('filters on a tap', made.status === 0, why);
 }
 
 describe.runIf(hasQemu && mayMakeTaps())('a tap', () => {

@@ -2,14 +2,16 @@
  * What this host must have for a test: where it lacks it the test is skipped with one loud line, or fails when
  * ROMULUS_REQUIRE_ALL=1, which `.ci/run` sets. What no one can give to every host is never required.
  */
-export const REQUIRES_ALL = process.env['ROMULUS_REQUIRE_ALL'] === '1';
+import { hostFacts } from '../../src/native/host.ts';
+
+const requiresAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
 
 /**
  * Says that tests are skipped, and why.
  * @throws {unknown} the error, when nothing may be skipped.
  */
 export function skipLoudly(what: string, error: unknown): false {
-  if (REQUIRES_ALL) throw error;
+  if (requiresAll) throw error;
   return skipAnywhere(what, error instanceof Error ? error.message : String(error));
 }
 
@@ -22,6 +24,16 @@ export function skipAnywhere(what: string, why: string): false {
 /** True when there is what a test needs. */
 export function requires(what: string, isThere: boolean, why: string): boolean {
   return isThere || skipLoudly(what, new Error(why));
+}
+
+/** True when the kernel finds the written pages of a process by userfaultfd and PAGEMAP_SCAN (Linux 6.7 and newer). */
+export function requireUserfault(): boolean {
+  const { userfaultfd, pagemapScan } = hostFacts();
+  return requires(
+    'tests on userfaultfd',
+    userfaultfd && pagemapScan,
+    userfaultfd ? 'the kernel has no PAGEMAP_SCAN' : 'it is not there, or not for this user',
+  );
 }
 
 /** True when we are root. */

@@ -9,19 +9,11 @@ import { guestImage } from '../../../src/drill/qemu/guest-image.ts';
 import { ensureQemu, QEMU_VERSIONS, qemuOfVersion } from '../../../src/drill/qemu/qemu-versions.ts';
 import { servicesImage } from '../../../src/drill/qemu/services-image.ts';
 import { ensureTools } from '../../../src/drill/qemu/tools.ts';
+import { skipAnywhere, skipLoudly } from '../require.ts';
 import { startGuest } from './start-guest.ts';
 
 /** A nested KVM may take seconds for the firmware alone. */
 const KVM_WAIT_MS = 60_000;
-
-const requireAll = process.env['ROMULUS_REQUIRE_ALL'] === '1';
-
-function skipLoudly(what: string, error: unknown): false {
-  if (requireAll) throw error;
-  const why = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`SKIPPED: ${what}: ${why}\n`);
-  return false;
-}
 
 /**
  * True when QEMU and the test guest are there. Use as `describe.skipIf(!(await requireQemu()))`.
@@ -82,7 +74,7 @@ async function findVersions(): Promise<TestQemu[]> {
     } catch (error) {
       // A suite that has moved on to a newer QEMU is nobody's mistake here.
       if (error instanceof RomulusError && error.code === 'ERR_HOST_QEMU_VERSION')
-        process.stderr.write(`SKIPPED: QEMU ${version}: ${error.message}\n`);
+        skipAnywhere(`QEMU ${version}`, error.message);
       else skipLoudly(`QEMU ${version}`, error);
     }
   }
@@ -109,7 +101,6 @@ export async function kvmWorks(): Promise<boolean> {
     }
     return true;
   } catch (error) {
-    process.stderr.write(`SKIPPED: tests under KVM: ${(error as Error).message}\n`);
-    return false;
+    return skipAnywhere('tests under KVM', (error as Error).message);
   }
 }
