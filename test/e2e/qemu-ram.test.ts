@@ -81,6 +81,9 @@ describe.runIf(canRun)('the RAM of a copy', { timeout: 4 * WAIT_MS }, () => {
     }
     cleanups.push(putBack);
     const free = freeHugePages();
+    // On one side without a file, on the other in a directory.
+    const directory = stage.path('huge');
+    cleanups.push(mounted('hugetlbfs', directory, 'pagesize=2M'));
     const machine = await stage.startMachine({
       memoryMib: MEMORY_MIB,
       extraArgs: [
@@ -91,7 +94,7 @@ describe.runIf(canRun)('the RAM of a copy', { timeout: 4 * WAIT_MS }, () => {
       ],
     });
     expect(freeHugePages()).toBe(free - HUGE_PAGES);
-    const a = stage.startNode('a', 'protect');
+    const a = stage.startNode('a', 'protect', { extra: ['--ram-dir', directory] });
     const b = stage.startNode('b', 'backup');
     await untilStatus(a, 'protection', ({ state }) => state === 'protected');
     expect(freeHugePages()).toBe(free - 2 * HUGE_PAGES);
@@ -102,6 +105,7 @@ describe.runIf(canRun)('the RAM of a copy', { timeout: 4 * WAIT_MS }, () => {
     await goesOn('b');
     await untilStatus(b, 'protection', ({ state }) => state === 'protected');
     expect(freeHugePages()).toBe(free - 2 * HUGE_PAGES);
+    expect(hugeMappingsOf(copiesOf(stage)[0] ?? 0)).toContain(MEMORY_MIB * 1024);
     await expectEqual('b');
   });
 });
