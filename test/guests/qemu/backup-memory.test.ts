@@ -2,9 +2,9 @@
  * Goal: the backup's memory cannot be missing when it is touched, wherever it is kept, and a place without
  * room says so in time. Method: a small tmpfs, and the host's huge pages, that others fill.
  */
-import { mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MIB, PAGE_BYTES } from '../../../src/base/units.ts';
 import {
@@ -75,6 +75,54 @@ describe('the memory of a copy', () => {
     expect(() => makeBackupMemory(blocks, huge)).toThrow(/pool of 3072 KiB pages has 0 MiB free/);
     const nowhere = { ...MAIN, directory: join(folder, 'nowhere') };
     expect(() => makeBackupMemory(BLOCKS, nowhere)).toThrow(/no memory can be had at .*nowhere/);
+  });
+});
+
+describe('the room of a host', () => {
+  /** A host of 8 GiB whose control groups say this, by their files. */
+  function room(membership: string, files: Readonly<Record<string, string>>): number {
+    const all = {
+      'proc/meminfo': 'MemTotal: 9999999 kB\nMemAvailable:    8388608 kB\n',
+      'proc/self/cgroup': membership,
+      ...files,
+    };
+    for (const [path, text] of Object.entries(all)) {
+      mkdirSync(join(folder, dirname(path)), { recursive: true });
+      writeFileSync(join(folder, path), `${text}\n`);
+    }
+    return hostRoom(folder).freeBytes / MIB;
+  }
+
+  it('is what is available where no control group limits it', () => {
+    expect(room('0::/\n', {})).toBe(8192);
+    const group = 'sys/fs/cgroup/a';
+    expect(
+      room('0::/a\n', { [`${group}/memory.max`]: 'max', [`${group}/memory.current`]: '1' }),
+    ).toBe(8192);
+  });
+
+  it('is what the tightest of its control groups leaves, what is cached counted as free', () => {
+    const { outer, inner } = { outer: 'sys/fs/cgroup/a', inner: 'sys/fs/cgroup/a/b.service' };
+    const limits = (outerMib: number): Record<string, string> => ({
+      [`${outer}/memory.max`]: `${outerMib * MIB}`,
+      [`${outer}/memory.current`]: `${600 * MIB}`,
+      [`${outer}/memory.stat`]: `anon 5\ninactive_file ${64 * MIB}\nactive_file ${36 * MIB}\nshmem 7`,
+      [`${inner}/memory.max`]: `${2048 * MIB}`,
+      [`${inner}/memory.current`]: `${48 * MIB}`,
+    });
+    expect(room('0::/a/b.service\n', limits(1000))).toBe(500);
+    expect(room('0::/a/b.service\n', limits(9000))).toBe(2000);
+    expect(room('0::/a/b.service\n', limits(100))).toBe(0);
+  });
+
+  it('knows the groups of the first version, also from inside a container', () => {
+    const mount = 'sys/fs/cgroup/memory';
+    const limits = {
+      [`${mount}/memory.limit_in_bytes`]: `${300 * MIB}`,
+      [`${mount}/memory.usage_in_bytes`]: `${200 * MIB}`,
+      [`${mount}/memory.stat`]: `inactive_file 99\ntotal_inactive_file ${20 * MIB}`,
+    };
+    expect(room('5:cpu,memory:/docker/1234\n0::/\n', limits)).toBe(120);
   });
 });
 

@@ -3,10 +3,29 @@
  * pages, in a directory that holds memory. It is what can be had now; only what is allocated stays.
  */
 import { readFileSync, statfsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { RomulusError } from '../../../base/errors.ts';
 import { PAGE_BYTES } from '../../../base/units.ts';
 
-const MEMINFO_PATH = '/proc/meminfo';
+/** How the two versions of control groups tell of memory; a host may have both, with memory in one. */
+const CGROUPS = [
+  {
+    line: /^0::(\/.*)$/m,
+    mount: 'sys/fs/cgroup',
+    limit: 'memory.max',
+    used: 'memory.current',
+    cache: /^(?:in)?active_file (\d+)$/gm,
+  },
+  {
+    line: /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(\/.*)$/m,
+    mount: 'sys/fs/cgroup/memory',
+    limit: 'memory.limit_in_bytes',
+    used: 'memory.usage_in_bytes',
+    cache: /^total_(?:in)?active_file (\d+)$/gm,
+  },
+] as const;
+/** Deeper ones are not made by anybody. */
+const CGROUP_LEVELS_MAX = 64;
 /** Where the kernel keeps its pools of huge pages; the remedies name it too. */
 export const HUGE_PAGES_PATH = '/sys/kernel/mm/hugepages';
 /** HUGETLBFS_MAGIC of linux/magic.h. */
@@ -18,23 +37,60 @@ export interface MemoryRoom {
   readonly freeBytes: number;
 }
 
-/** Ordinary memory of this host. */
-export function hostRoom(): MemoryRoom {
-  const line = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync(MEMINFO_PATH, 'utf8'));
-  return { pageBytes: PAGE_BYTES, freeBytes: Number(line?.[1] ?? 0) * 1024 };
+/**
+ * Ordinary memory of this host, for us and the QEMU that we start: what is available, and what our control
+ * groups leave of it.
+ * @param root where `proc` and `sys` are.
+ */
+export function hostRoom(root = '/'): MemoryRoom {
+  const line = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync(join(root, 'proc/meminfo'), 'utf8'));
+  const availableBytes = Number(line?.[1] ?? 0) * 1024;
+  return { pageBytes: PAGE_BYTES, freeBytes: Math.min(availableBytes, ...groupRooms(root)) };
+}
+
+/** What each control group that we are in, from the innermost out, still allows. */
+function groupRooms(root: string): number[] {
+  const memberships = textOf(join(root, 'proc/self/cgroup')) ?? '';
+  return CGROUPS.flatMap(({ line, mount, limit, used, cache }) => {
+    let group = line.exec(memberships)?.[1];
+    const rooms: number[] = [];
+    for (let level = 0; group !== undefined && level < CGROUP_LEVELS_MAX; level += 1) {
+      const directory = join(root, mount, group);
+      // `max` where there is none; and none in a container for groups that are above it.
+      const limitBytes = Number(textOf(join(directory, limit)) ?? Number.NaN);
+      if (!Number.isNaN(limitBytes)) {
+        const usedBytes = Number(textOf(join(directory, used)) ?? 0);
+        // What is only cached goes when it is needed.
+        const stat = textOf(join(directory, 'memory.stat')) ?? '';
+        const cachedBytes = [...stat.matchAll(cache)].reduce(
+          (sum, [, bytes]) => sum + Number(bytes),
+          0,
+        );
+        rooms.push(Math.max(0, limitBytes - usedBytes + cachedBytes));
+      }
+      group = group === '/' ? undefined : dirname(group);
+    }
+    return rooms;
+  });
+}
+
+/** Null where there is no such file. */
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
 }
 
 /** The host's huge pages of a size that nobody has or was promised; null when it has none of that size. */
 export function hugePageRoom(pageBytes: number): MemoryRoom | null {
   const pool = `${HUGE_PAGES_PATH}/hugepages-${pageBytes / 1024}kB`;
-  const count = (name: string): number => Number(readFileSync(`${pool}/${name}`, 'utf8'));
-  try {
-    const freePages = Math.max(0, count('free_hugepages') - count('resv_hugepages'));
-    return { pageBytes, freeBytes: freePages * pageBytes };
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-    throw error;
-  }
+  const free = textOf(`${pool}/free_hugepages`);
+  const promised = textOf(`${pool}/resv_hugepages`);
+  if (free === null || promised === null) return null;
+  return { pageBytes, freeBytes: Math.max(0, Number(free) - Number(promised)) * pageBytes };
 }
 
 /**
