@@ -16,7 +16,7 @@ import type { QmpEvent } from '../../src/guests/qemu/qmp/messages.ts';
 import type { QemuGuest } from '../../src/guests/qemu/qemu-guest.ts';
 import { Capture } from '../../src/native/capture.ts';
 import { Memory } from '../../src/native/memory.ts';
-import { Baseline } from '../../src/native/page-store.ts';
+import { Baseline, type EncodeMode } from '../../src/native/page-store.ts';
 import { Tracker } from '../../src/native/tracker.ts';
 import { percentile, rounded } from './result.ts';
 
@@ -83,7 +83,7 @@ export class QemuEpochs {
     );
     for (const [block, capture] of epochs.#captures.entries()) {
       capture.capture({ full: true });
-      epochs.#encode(block, capture.staged());
+      epochs.#encode(block, capture.staged(), 'base');
       capture.trim();
     }
     return epochs;
@@ -192,11 +192,15 @@ export class QemuEpochs {
     };
   }
 
-  #encode(block: number, staged: ReturnType<Capture['staged']>): number {
+  #encode(
+    block: number,
+    staged: ReturnType<Capture['staged']>,
+    mode: EncodeMode = 'delta',
+  ): number {
     const { batches } = (this.#baselines[block] ?? neverBlock(block)).encode(staged, {
       blockId: block,
       epoch: this.#epoch,
-      mode: 'delta',
+      mode,
     });
     return batches.reduce((sum, batch) => sum + batch.byteLength, 0);
   }
