@@ -10,9 +10,12 @@ import type { ApplyMethods } from './apply-worker.ts';
 import type { WholeEpoch } from './epoch-assembler.ts';
 import { ThreadClient } from './thread-rpc.ts';
 
-/** Above the first the link is paused, below the second it is read again. */
+/**
+ * Above the first the link is paused, below the second it is read again. The distance is small: while a
+ * slow disk works it off nothing is acknowledged, and all the machine's output waits.
+ */
 const BACKLOG_HIGH_BYTES = 256 * 1024 * 1024;
-const BACKLOG_LOW_BYTES = 64 * 1024 * 1024;
+const BACKLOG_LOW_BYTES = 248 * 1024 * 1024;
 /** Smaller payloads are copied: moving would detach a pool that other frames share. */
 const MOVE_BYTES_MIN = 64 * 1024;
 

@@ -49,6 +49,8 @@ export class PrimaryStream {
   /** What came of the base image. */
   #base = { frames: 0, digest: new PayloadDigest() };
   #bytesReceived = 0;
+  /** Too much waits to be applied: nothing but a welcome is read. */
+  #isPaused = false;
 
   constructor(options: PrimaryStreamOptions) {
     this.#options = options;
@@ -99,6 +101,7 @@ export class PrimaryStream {
 
   /** Reads the link no further, or goes on. */
   setPaused(isPaused: boolean): void {
+    this.#isPaused = isPaused;
     if (isPaused) this.#link?.link.pause();
     else this.#link?.link.resume();
   }
@@ -246,6 +249,8 @@ export class PrimaryStream {
       plan: message.plan,
       fromEpoch: message.fromEpoch,
     });
+    // A link made while the old one was paused: what follows would find no room either.
+    if (this.#isPaused) this.setPaused(true);
   }
 
   /** Whole as it came; whether it can be applied as well is told by the apply thread, later. */
