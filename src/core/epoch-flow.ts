@@ -23,10 +23,11 @@ export class EpochFlow {
   readonly #commit: OutputCommit;
   readonly #held: HeldPromise;
   readonly #acknowledgeMs: number;
+  readonly #backlogMs: number;
   #appliedEpoch: Epoch = NO_EPOCH;
   #skippedCount = 0;
   #earlyCount = 0;
-  /** When the partner last acknowledged more, or began to be waited for. */
+  /** When the partner last acknowledged or applied more, or began to be waited for. */
   #progressAtMs = 0;
 
   constructor(options: PrimaryOptions) {
@@ -34,6 +35,7 @@ export class EpochFlow {
     this.#commit = new OutputCommit(asEpoch(options.firstEpoch - 1));
     this.#held = new HeldPromise(options.promiseMargin);
     this.#acknowledgeMs = options.limits.acknowledgeMs;
+    this.#backlogMs = options.limits.backlogMs;
   }
 
   get takenEpoch(): Epoch {
@@ -81,6 +83,15 @@ export class EpochFlow {
     return this.#progressAtMs + this.#acknowledgeMs;
   }
 
+  /**
+   * When the partner will be too far behind to be waited for, in milliseconds; null: it is not behind.
+   * Unlike `overdueAtMs` it is not put off by what happens meanwhile, such as another link.
+   */
+  get tooFarBehindAtMs(): number | null {
+    const { oldestTakenAtMs } = this.#commit;
+    return oldestTakenAtMs === null ? null : oldestTakenAtMs + this.#backlogMs;
+  }
+
   /** A checkpoint is asked for; the number it will have. */
   ask(nowMs: number): Epoch {
     const { dueAtMs } = this.pacer;
@@ -94,7 +105,7 @@ export class EpochFlow {
     assert(this.pacer.isCapturing, 'a checkpoint that was asked for');
     this.pacer.answered(pauseMs);
     if (this.#commit.unacknowledgedCount === 0) this.#progressAtMs = nowMs;
-    this.#commit.take(epoch, framesSent);
+    this.#commit.take(epoch, framesSent, nowMs);
   }
 
   skip(): void {
@@ -130,8 +141,11 @@ export class EpochFlow {
     return this.#held.raise(instance, sentAtMs, promiseMs);
   }
 
-  applied(epoch: Epoch): void {
-    if (epoch <= this.#commit.takenEpoch) this.#appliedEpoch = epoch;
+  /** One that only applies is slow, not gone: it reads no further until it has room again. */
+  applied(epoch: Epoch, nowMs: number): void {
+    if (epoch > this.#commit.takenEpoch) return;
+    if (epoch > this.#appliedEpoch) this.#progressAtMs = nowMs;
+    this.#appliedEpoch = epoch;
   }
 
   /** Lets what is committed leave while the promise holds. */
@@ -157,6 +171,8 @@ export class EpochFlow {
   abandon(): PrimaryEffect {
     this.#commit.abandon();
     this.pacer.outputLeft();
+    // What is forgotten waits for no link: else a full queue would keep the next image from its checkpoint.
+    this.pacer.queueLevel(0);
     return { kind: 'forgetEpochs', throughEpoch: this.#commit.takenEpoch };
   }
 }

@@ -8,8 +8,8 @@
  * Invariants, asserted at every change: epochs are taken gap-free, boundaries never go backward,
  * and released <= acknowledged <= taken.
  *
- * It does not know promises or time: being committed is one condition for leaving, a promise that
- * still holds is the other (`promise.ts`). After Cully et al., Remus, NSDI 2008, section 3.4.
+ * It does not know promises, nor does it reckon with time: being committed is one condition for leaving,
+ * a promise that still holds is the other (`promise.ts`). After Cully et al., Remus, NSDI 2008, section 3.4.
  */
 import { assert } from '../base/assert.ts';
 import { asEpoch, type Epoch } from '../base/units.ts';
@@ -17,6 +17,10 @@ import { asEpoch, type Epoch } from '../base/units.ts';
 interface Mark {
   readonly epoch: Epoch;
   readonly framesSent: number;
+}
+
+interface OpenMark extends Mark {
+  readonly takenAtMs: number;
 }
 
 /** Epochs that may be under way at once; no checkpoint is asked for beyond it. */
@@ -28,7 +32,7 @@ export class OutputCommit {
   #acknowledged: Mark;
   #releasedEpoch: Epoch;
   /** Taken and not acknowledged, oldest first. */
-  #open: Mark[] = [];
+  #open: OpenMark[] = [];
 
   /** `baseEpoch`: the epoch before the first that will be taken. */
   constructor(baseEpoch: Epoch) {
@@ -58,13 +62,18 @@ export class OutputCommit {
     return this.#open.length;
   }
 
-  /** Books a checkpoint and its boundary. */
-  take(epoch: Epoch, framesSent: number): void {
+  /** When the oldest epoch that is not acknowledged was taken, in milliseconds; null: all are. */
+  get oldestTakenAtMs(): number | null {
+    return this.#open[0]?.takenAtMs ?? null;
+  }
+
+  /** Books a checkpoint, its boundary, and when it was taken. */
+  take(epoch: Epoch, framesSent: number, takenAtMs: number): void {
     assert(epoch === this.#takenEpoch + 1, `epoch ${epoch} taken after ${this.#takenEpoch}`);
     assert(framesSent >= this.#takenFrames, 'the boundary in the output never goes backward');
     this.#takenEpoch = epoch;
     this.#takenFrames = framesSent;
-    this.#open.push({ epoch, framesSent });
+    this.#open.push({ epoch, framesSent, takenAtMs });
   }
 
   /**

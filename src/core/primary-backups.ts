@@ -15,7 +15,9 @@ import { type BackupHello, resumeFrom } from './resync.ts';
 /** A backup introduced itself. */
 export function handleHello(primary: PrimaryContext, hello: BackupHello): void {
   const { linkId, node } = hello;
-  const reception = receive(hello, primary.state, primary.waitingHello, primary.why);
+  const { state, waitingHello, why: stateWhy, rest, nowMs } = primary;
+  const isResting = nowMs < rest.untilMs;
+  const reception = receive(hello, state, waitingHello, { why: stateWhy, isResting });
   switch (reception.kind) {
     case 'refuse':
       return primary.refuse(linkId, reception.refusal);
@@ -30,10 +32,16 @@ export function handleHello(primary: PrimaryContext, hello: BackupHello): void {
         primary.emit({ kind: 'dropLink', linkId: reception.replaces, why });
       }
       primary.waitingHello = hello;
+      if (state.name === 'unprotected' && waitingHello?.node !== node)
+        primary.report(notKeptUp(node, rest.untilMs - nowMs));
       return advanceSevered(primary);
     default:
       return unreachable(reception, 'reception');
   }
+}
+
+function notKeptUp(node: string, restMs: number): string {
+  return `${node} did not keep up; it is given an image in ${Math.ceil(restMs / 1000)} s`;
 }
 
 /** A welcomed backup has room for its image. */
@@ -111,7 +119,11 @@ export function advanceSevered(primary: PrimaryContext): void {
   if (state.name !== 'severed' || register.isBusy) return;
   const { partner, graceUntilMs } = state;
   assert(word !== null && word.partner === partner, 'severed from the partner in the word');
-  const fromEpoch = hello === null ? null : resumeFrom(hello, partner, primary.imageFacts);
+  // Too far behind already, it would only be left again.
+  const isTooLate =
+    primary.mayGoSolo && nowMs >= (primary.flow.tooFarBehindAtMs ?? Number.POSITIVE_INFINITY);
+  const canResume = hello !== null && !isTooLate;
+  const fromEpoch = canResume ? resumeFrom(hello, partner, primary.imageFacts) : null;
   if (hello !== null && fromEpoch !== null && primary.shutdownUntilMs === null) {
     const { linkId, node } = hello;
     primary.waitingHello = null;

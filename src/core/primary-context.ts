@@ -4,6 +4,7 @@
  * which order the parts have their turn; nothing else holds on to it.
  */
 import { assert } from '../base/assert.ts';
+import { BacklogRest } from './backlog-rest.ts';
 import { EpochFlow } from './epoch-flow.ts';
 import { Outbox } from './outbox.ts';
 import { nameOf, mayBePaired, type PrimaryState } from './primary-state.ts';
@@ -17,6 +18,7 @@ export class PrimaryContext {
   readonly options: PrimaryOptions;
   readonly register: RegisterClient;
   readonly flow: EpochFlow;
+  readonly rest: BacklogRest;
   readonly outbox = new Outbox<PrimaryEffect>();
   /** False when it is the backup's part to go on (--on-silence promote). */
   readonly mayGoSolo: boolean;
@@ -25,7 +27,7 @@ export class PrimaryContext {
   state: PrimaryState = { name: 'connecting' };
   /** What the register said last for certain. */
   word: RegisterWord | null = null;
-  /** The one backup that may wait for the register to be settled. */
+  /** The one backup that may wait for the register to be settled, or for a rest to end. */
   waitingHello: BackupHello | null = null;
   /** A link kept only to say goodbye on. */
   farewellLinkId: LinkId | null = null;
@@ -42,6 +44,7 @@ export class PrimaryContext {
     const { registerAnswerMs: answerMs, registerRetryMs: retryMs } = options.limits;
     this.register = new RegisterClient({ answerMs, retryMs });
     this.flow = new EpochFlow(options);
+    this.rest = new BacklogRest(options.limits.backlogRestMs);
     this.mayGoSolo = options.onSilence !== 'promote';
   }
 

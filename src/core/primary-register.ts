@@ -38,7 +38,7 @@ function handleOutcome(
       return evaluate(primary, outcome.word);
     case 'won':
       primary.word = outcome.word;
-      if (asked?.partner === null) return becomeUnprotected(primary, 'alone by the register');
+      if (asked?.partner === null) return becomeUnprotected(primary, whyAlone(primary));
       return paired(primary, outcome.word);
     case 'lost':
       if (primary.state.name === 'connecting') return evaluate(primary, outcome.word);
@@ -46,6 +46,11 @@ function handleOutcome(
     default:
       return unreachable(outcome, 'outcome');
   }
+}
+
+/** What was lost stays the reason for as long as nothing else happens. */
+function whyAlone({ state }: PrimaryContext): string {
+  return state.name === 'severed' ? `alone by the register: ${state.why}` : 'alone by the register';
 }
 
 /** Only while connecting: what the word means for a guest that runs here already. */
@@ -68,6 +73,7 @@ function paired(primary: PrimaryContext, word: RegisterWord): void {
   const { state } = primary;
   assert(word.partner !== null, 'paired with somebody');
   if (state.name === 'syncing') {
+    primary.rest.paired(primary.nowMs);
     becomePaired(primary, state.link, word.partner, 'paired');
   } else {
     // The link broke while the register was asked; whether to resume or to go on alone is

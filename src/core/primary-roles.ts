@@ -8,7 +8,7 @@ import { type BackupLink, linkOf } from './primary-state.ts';
 import { describeWord, type Instance, type RegisterWord } from './register.ts';
 import { type BackupHello, planImage } from './resync.ts';
 
-/** Alone by the register: output passes, and whoever waited for it is welcomed. */
+/** Alone by the register: output passes. Whoever waited is welcomed next, unless it fell behind. */
 export function becomeUnprotected(primary: PrimaryContext, why: string): void {
   const { word, register, flow, options } = primary;
   assert(word?.runner === options.instance, 'the register says that we run');
@@ -16,10 +16,6 @@ export function becomeUnprotected(primary: PrimaryContext, why: string): void {
   primary.state = { name: 'unprotected', prospect: null };
   primary.emit(flow.stopListening(), { kind: 'openOutput' }, flow.abandon());
   primary.report(why);
-  const hello = primary.waitingHello;
-  if (hello === null || primary.shutdownUntilMs !== null) return;
-  primary.waitingHello = null;
-  welcomeImage(primary, hello);
 }
 
 /** Tells a backup how it will get its image. */
@@ -58,7 +54,7 @@ export function becomeSevered(
   isHopeless: boolean,
 ): void {
   const graceMs = isHopeless ? 0 : primary.options.limits.reconnectGraceMs;
-  primary.state = { name: 'severed', partner, graceUntilMs: primary.nowMs + graceMs };
+  primary.state = { name: 'severed', partner, graceUntilMs: primary.nowMs + graceMs, why };
   primary.report(primary.mayGoSolo ? why : `${why}; output stays held until ${partner} is back`);
 }
 

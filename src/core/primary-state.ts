@@ -39,6 +39,8 @@ export type PrimaryState =
       readonly partner: Instance;
       /** Until when the partner may resume before the register is asked to let us go on alone. */
       readonly graceUntilMs: number;
+      /** How the partner was lost, in words. */
+      readonly why: string;
     }
   | { readonly name: 'fenced' }
   | { readonly name: 'stopped' };

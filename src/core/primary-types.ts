@@ -67,8 +67,18 @@ export interface PrimaryOptions {
 export interface PrimaryLimits {
   /** How long a paired backup whose link broke may take to resume before we go on alone. */
   readonly reconnectGraceMs: number;
-  /** How long an epoch may go unacknowledged before the link counts as lost. */
+  /**
+   * How long a backup that owes an acknowledgement may neither acknowledge nor apply anything before
+   * the link counts as lost.
+   */
   readonly acknowledgeMs: number;
+  /**
+   * How old the oldest epoch that is not acknowledged may become, whatever else happens, before the
+   * guest goes on without the backup. Bounds for how long a backup that is too slow holds output.
+   */
+  readonly backlogMs: number;
+  /** For how long one that fell behind is given no new image; doubles up to 64 times this. */
+  readonly backlogRestMs: number;
   /** How long a welcomed backup may take to say that its new image is ready. */
   readonly prepareMs: number;
   /** How long the register may take to answer before we ask again. */
@@ -86,6 +96,8 @@ export interface PrimaryLimits {
 export const DEFAULT_PRIMARY_LIMITS: PrimaryLimits = {
   reconnectGraceMs: 200,
   acknowledgeMs: 2000,
+  backlogMs: 10_000,
+  backlogRestMs: 2000,
   prepareMs: 30_000,
   registerAnswerMs: 1000,
   registerRetryMs: 50,

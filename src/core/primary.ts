@@ -10,6 +10,7 @@
  * - Output opens again only after the register said that this instance runs alone.
  * - The register out of reach changes nothing: held stays held, and asking goes on.
  * - Whoever loses the register loses the guest: output closed first, then the guest fenced.
+ * - A backup that falls too far behind is left behind, and not taken back at once.
  *
  *     connecting -> unprotected <-> syncing -> protected <-> backlogged
  *                        ^                          |  ^
@@ -18,20 +19,26 @@
  *
  * It does not know how a checkpoint is captured or sent. Events and effects: `primary-types.ts`;
  * what they share: `primary-context.ts`. What is done about them: `primary-register.ts` (its
- * answers), `primary-backups.ts` (who come and go), `primary-epochs.ts` (images and checkpoints),
- * `primary-roles.ts` (changes of role), `primary-end.ts`.
+ * answers), `primary-backups.ts` (who come and go), `primary-backlog.ts` (who do not keep up),
+ * `primary-epochs.ts` (images and checkpoints), `primary-roles.ts` (changes of role), `primary-end.ts`.
  */
 import { assert, unreachable } from '../base/assert.ts';
 import { NO_GENERATION } from '../base/units.ts';
 import {
   advanceSevered,
-  dropAndLose,
   handleHello,
   handleLinkClosed,
   handlePeerDead,
   handleReady,
   handleSyncFailed,
 } from './primary-backups.ts';
+import {
+  dropTooFarBehind,
+  dropUnanswering,
+  restedAtMs,
+  tooFarBehindAtMs,
+  welcomeRested,
+} from './primary-backlog.ts';
 import { PrimaryContext } from './primary-context.ts';
 import { advanceShutdown, handleGuestLost, handleShutdown } from './primary-end.ts';
 import {
@@ -132,7 +139,8 @@ export class Primary {
         if (context.flow.promised(event)) context.release();
         return;
       case 'applied':
-        if (linkOf(context.state)?.linkId === event.linkId) context.flow.applied(event.epoch);
+        if (linkOf(context.state)?.linkId === event.linkId)
+          context.flow.applied(event.epoch, context.nowMs);
         return;
       case 'outputWaiting':
         return context.flow.pacer.outputWaiting();
@@ -180,11 +188,11 @@ export class Primary {
   #tick(): void {
     const context = this.#context;
     tickRegister(context);
-    const untilMs = answerUntilMs(context.state, context.flow.overdueAtMs);
-    if (untilMs !== null && context.nowMs >= untilMs)
-      dropAndLose(context, 'the backup did not answer in time', false);
+    dropTooFarBehind(context);
+    dropUnanswering(context);
     advanceShutdown(context);
     advanceSevered(context);
+    welcomeRested(context);
     takeCheckpointWhenDue(context);
   }
 
@@ -194,6 +202,8 @@ export class Primary {
     return [
       register.deadlineMs,
       answerUntilMs(state, flow.overdueAtMs),
+      tooFarBehindAtMs(this.#context),
+      restedAtMs(this.#context),
       checkpointDueMs(this.#context),
       shutdownUntilMs,
       mayAskSolo ? state.graceUntilMs : null,

@@ -3,7 +3,7 @@
  *
  * A guest has one backup. The same node dialling again is not a second one: its old link is dead,
  * whether or not that was noticed. While the register is not settled nobody can be told what to
- * do, so one backup may wait for that.
+ * do, so one backup may wait for that; and so may one that is given no image yet.
  */
 import { unreachable } from '../base/assert.ts';
 import type { LinkId } from './primary-types.ts';
@@ -23,7 +23,7 @@ export function receive(
   hello: BackupHello,
   state: PrimaryState,
   waiting: BackupHello | null,
-  why: string,
+  { why, isResting }: { readonly why: string; readonly isResting: boolean },
 ): Reception {
   if (!hello.descriptorMatches) return { kind: 'refuse', refusal: guestMismatch(hello.node) };
   switch (state.name) {
@@ -32,17 +32,12 @@ export function receive(
       return { kind: 'refuse', refusal: notRunning(why) };
     case 'connecting':
     case 'severed':
-      if (waiting === null || waiting.linkId === hello.linkId) {
-        return { kind: 'wait', replaces: null };
-      }
-      return waiting.node === hello.node
-        ? { kind: 'wait', replaces: waiting.linkId }
-        : { kind: 'refuse', refusal: secondBackup(hello.node, waiting.node) };
+      return behind(hello, waiting);
     case 'unprotected':
     case 'syncing':
     case 'paired': {
       const current = linkOf(state);
-      if (current === null) return { kind: 'welcome' };
+      if (current === null) return isResting ? behind(hello, waiting) : { kind: 'welcome' };
       return current.node === hello.node
         ? { kind: 'replace' }
         : { kind: 'refuse', refusal: secondBackup(hello.node, current.node) };
@@ -50,4 +45,12 @@ export function receive(
     default:
       return unreachable(state, 'state');
   }
+}
+
+/** It waits, unless another one does. */
+function behind(hello: BackupHello, waiting: BackupHello | null): Reception {
+  if (waiting === null || waiting.linkId === hello.linkId) return { kind: 'wait', replaces: null };
+  return waiting.node === hello.node
+    ? { kind: 'wait', replaces: waiting.linkId }
+    : { kind: 'refuse', refusal: secondBackup(hello.node, waiting.node) };
 }

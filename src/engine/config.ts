@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { RomulusError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
 import { DISK_MODES } from '../codec/guest-descriptor.ts';
+import { DEFAULT_PRIMARY_LIMITS } from '../core/primary-types.ts';
 import { DISK_SYNC_EPOCHS_MAX } from '../disks/disk.ts';
 import { qemuMappingSchema } from '../guests/qemu/profile/mapping.ts';
 
@@ -14,6 +15,9 @@ export const INTERVAL_MS_MIN = 1;
 export const INTERVAL_MS_MAX = 24 * 60 * 60 * 1000;
 /** Short beside what a network adds, long beside what a checkpoint costs. */
 export const MIN_INTERVAL_MS_DEFAULT = 5;
+
+/** Below it one slow round trip would cost the protection. */
+export const BACKLOG_LIMIT_MS_MIN = 100;
 
 /** What may become of the output of a machine's NICs. */
 export const NET_HOLDS = ['all', 'none'] as const;
@@ -64,6 +68,12 @@ const schema = z
       .int()
       .min(0)
       .default(16 * MIB),
+    /** How old an epoch that is not acknowledged may become before the machine goes on unprotected. */
+    backlogLimitMs: z
+      .number()
+      .min(BACKLOG_LIMIT_MS_MIN)
+      .max(INTERVAL_MS_MAX)
+      .default(DEFAULT_PRIMARY_LIMITS.backlogMs),
     syncBytesPerSecond: z.number().min(MIB).optional(),
     /** A backup refuses a machine whose RAM has another size. */
     expectedMemoryBytes: z.number().int().positive().optional(),

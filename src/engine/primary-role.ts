@@ -331,7 +331,7 @@ export class PrimaryRole implements Role {
         highBytes: config.queueHighBytes,
         limitBytes: 2 * config.queueHighBytes,
       },
-      limits: DEFAULT_PRIMARY_LIMITS,
+      limits: { ...DEFAULT_PRIMARY_LIMITS, backlogMs: config.backlogLimitMs },
     });
   }
 }

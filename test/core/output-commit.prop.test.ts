@@ -23,7 +23,7 @@ it('agrees with a list of boundaries', () => {
         switch (step.kind) {
           case 'take':
             boundaries.push((boundaries[taken] ?? 0) + step.frames);
-            book.take(asEpoch(taken + 1), boundaries[taken + 1] ?? 0);
+            book.take(asEpoch(taken + 1), boundaries[taken + 1] ?? 0, taken + 1);
             break;
           case 'acknowledge': {
             const epoch = Math.max(0, taken - step.back);
@@ -43,6 +43,9 @@ it('agrees with a list of boundaries', () => {
         expect(book.framesCommitted).toBe(boundaries[acknowledged]);
         expect(book.unacknowledgedCount).toBe(boundaries.length - 1 - acknowledged);
         expect(book.releasedEpoch).toBeLessThanOrEqual(acknowledged);
+        // Each epoch was taken at the time of its number.
+        const open = acknowledged < boundaries.length - 1;
+        expect(book.oldestTakenAtMs).toBe(open ? acknowledged + 1 : null);
       }
     }),
   );
@@ -50,8 +53,8 @@ it('agrees with a list of boundaries', () => {
 
 it('stops at a gap, a step back and an epoch that was never taken', () => {
   const book = new OutputCommit(asEpoch(4));
-  expect(() => book.take(asEpoch(6), 1)).toThrow(AssertionError);
-  book.take(asEpoch(5), 10);
-  expect(() => book.take(asEpoch(6), 9)).toThrow(AssertionError);
+  expect(() => book.take(asEpoch(6), 1, 0)).toThrow(AssertionError);
+  book.take(asEpoch(5), 10, 0);
+  expect(() => book.take(asEpoch(6), 9, 0)).toThrow(AssertionError);
   expect(() => book.acknowledge(asEpoch(6))).toThrow(AssertionError);
 });

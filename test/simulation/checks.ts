@@ -23,6 +23,8 @@ export interface Tally {
   fences: number;
   restartsBesideGuest: number;
   freezes: number;
+  /** Backups given up because they did not keep up. */
+  leftBehind: number;
   doubleFailures: number;
 }
 
@@ -36,6 +38,7 @@ export function emptyTally(): Tally {
     fences: 0,
     restartsBesideGuest: 0,
     freezes: 0,
+    leftBehind: 0,
     doubleFailures: 0,
   };
 }

@@ -57,6 +57,11 @@ const FAULTS: readonly (readonly [weight: number, name: string, fault: Fault])[]
   [5, 'accusation while acknowledgements are slow', slowAndAccused],
   [2, 'suspend refused', suspendRefused],
   [2, 'slow apply', slowApply],
+  [
+    3,
+    'acknowledgements ever later',
+    (cluster): void => during(cluster, 150, 300, cluster.network, 'bulkDelayMsMax', 400),
+  ],
   [2, 'guest dies', (_, site): void => site.loseGuest()],
   [
     2,

@@ -20,6 +20,7 @@ export function manySeeds(first: number): void {
       expect(tally.changedPlans).toBeGreaterThan(SEEDS_PER_PART / 20);
       expect(tally.fences).toBeGreaterThan(SEEDS_PER_PART / 20);
       expect(tally.restartsBesideGuest).toBeGreaterThan(SEEDS_PER_PART / 20);
+      expect(tally.leftBehind).toBeGreaterThan(SEEDS_PER_PART / 100);
       expect(tally.doubleFailures).toBeLessThan(SEEDS_PER_PART / 8);
     },
     TIMEOUT_MS,

@@ -34,6 +34,8 @@ const LIMITS = {
   ...DEFAULT_PRIMARY_LIMITS,
   reconnectGraceMs: 40,
   acknowledgeMs: 150,
+  backlogMs: 180,
+  backlogRestMs: 4,
   prepareMs: 200,
   registerAnswerMs: 40,
   registerRetryMs: 5,
@@ -252,6 +254,8 @@ export class PrimaryProcess extends Process<PrimaryEvent, PrimaryEffect> {
         return effect.reason === 'shutdown' ? this.#site.primaryFinished() : undefined;
       case 'report':
         if (effect.state === 'fenced') this.#site.primaryFenced();
+        if (effect.state === 'severed' && effect.why.includes('does not keep up'))
+          checks.tally.leftBehind += 1;
         return;
       case 'wakeAt':
         return this.setAlarm(effect.atMs);

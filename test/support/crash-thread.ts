@@ -1,6 +1,7 @@
 /**
- * Ends one thread of a node as a defect in it would: an exception that nobody catches. It is thrown
- * from outside, through Node's inspector, so that the node need not know of it.
+ * Reaches into one thread of a node, as a defect in it or the system below it would: an exception that
+ * nobody catches, a call that takes long. It is done from outside, through Node's inspector, so that the
+ * node need not know of it.
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -34,11 +35,38 @@ async function inspectorUrl(node: Child): Promise<string> {
   }
 }
 
+/** A thread that has done this writes to no file for as long as the flag's file exists. */
+function stallingWrites(flag: string): string {
+  return `(() => {
+    const fs = process.getBuiltinModule('fs');
+    const { writeSync, existsSync } = fs;
+    const clock = new Int32Array(new SharedArrayBuffer(4));
+    fs.writeSync = (...words) => {
+      while (existsSync(${JSON.stringify(flag)})) Atomics.wait(clock, 0, 0, 20);
+      return writeSync(...words);
+    };
+    process.getBuiltinModule('module').syncBuiltinESMExports();
+  })()`;
+}
+
+/** Throws in the thread of that name, and returns when that was asked for. */
+export async function crashThread(node: Child, thread: string): Promise<void> {
+  await runInThread(node, thread, THROW);
+}
+
 /**
- * Throws in the thread of that name, and returns when that was asked for.
+ * From now on the storage of that backup takes no write while the file `flag` exists. Returns when the
+ * thread has heard of it.
+ */
+export async function stallReplica(node: Child, flag: string): Promise<void> {
+  await runInThread(node, 'apply', stallingWrites(flag));
+}
+
+/**
+ * Has the thread of that name evaluate an expression, and returns when it has, or has failed to.
  * @param node was started with `INSPECTABLE`.
  */
-export async function crashThread(node: Child, thread: string): Promise<void> {
+async function runInThread(node: Child, thread: string, expression: string): Promise<void> {
   const socket = new WebSocket(await inspectorUrl(node));
   const titles: string[] = [];
   try {
@@ -60,7 +88,7 @@ export async function crashThread(node: Child, thread: string): Promise<void> {
           const title = params?.workerInfo?.title ?? '';
           titles.push(title);
           if (!title.includes(thread)) return;
-          const evaluate = { id: 1, method: 'Runtime.evaluate', params: { expression: THROW } };
+          const evaluate = { id: 1, method: 'Runtime.evaluate', params: { expression } };
           const { sessionId } = params ?? {};
           send(2, 'NodeWorker.sendMessageToWorker', {
             sessionId,

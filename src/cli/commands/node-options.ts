@@ -36,6 +36,7 @@ export interface NodeFlags {
   readonly onSilence?: 'promote' | 'hold';
   readonly interval?: number;
   readonly minInterval?: number;
+  readonly backlogLimit?: number;
   readonly heartbeat?: number;
   readonly promise?: number;
   readonly queueHigh?: number;
@@ -118,6 +119,11 @@ export function addNodeOptions(command: Command, name: string): Command {
       sizeBytes('--queue-low'),
     )
     .option(
+      '--backlog-limit <duration>',
+      'how long an epoch may wait for a backup that does not keep up; then the machine goes on unprotected (default: 10s)',
+      durationMs('--backlog-limit'),
+    )
+    .option(
       '--disk-sync <choice>',
       'when replicas of disks are synced: commit (every epoch), N (every N epochs) or off (default: commit)',
       diskSync('--disk-sync'),
@@ -182,6 +188,7 @@ export function sharedConfig(flags: NodeFlags): Omit<NodeConfigInput, 'role'> {
     ...(flags.promise !== undefined && { promiseMs: flags.promise }),
     ...(flags.queueHigh !== undefined && { queueHighBytes: flags.queueHigh }),
     ...(flags.queueLow !== undefined && { queueLowBytes: flags.queueLow }),
+    ...(flags.backlogLimit !== undefined && { backlogLimitMs: flags.backlogLimit }),
     ...(flags.tracker && { tracker: flags.tracker }),
     ...(flags.disk && { disk: flags.disk }),
     ...(flags.diskSync !== undefined && { diskSync: flags.diskSync }),
