@@ -143,7 +143,8 @@ export function handlePaired(backup: BackupContext, event: EventOf<'paired'>): v
 }
 
 /** The image of this instance can no longer be trusted. */
-export function handleApplyFailed(backup: BackupContext, instance: Instance, why: string): void {
+export function handleApplyFailed(backup: BackupContext, event: EventOf<'applyFailed'>): void {
+  const { instance, code, why, remedy } = event;
   if (backup.image?.instance !== instance) return;
   const text = `the image cannot be trusted: ${why}`;
   const step = stepOf(backup.state);
@@ -159,6 +160,6 @@ export function handleApplyFailed(backup: BackupContext, instance: Instance, why
   const wasSealed = step !== null;
   giveUpImage(backup);
   if (wasSealed) backup.emit({ kind: 'unsealPromises' });
-  dropLink(backup, 'ERR_INTEGRITY_IMAGE', text);
+  dropLink(backup, code, text, remedy);
   backup.become({ name: 'empty' }, text);
 }

@@ -91,8 +91,14 @@ export type BackupEvent =
       readonly bytes: number;
     }
   | { readonly kind: 'epochApplied'; readonly instance: Instance; readonly epoch: Epoch }
-  /** The image can no longer be trusted. */
-  | { readonly kind: 'applyFailed'; readonly instance: Instance; readonly why: string }
+  /** The image can no longer be trusted. Code and remedy are what the primary is told. */
+  | {
+      readonly kind: 'applyFailed';
+      readonly instance: Instance;
+      readonly code: ErrorCode;
+      readonly why: string;
+      readonly remedy: string;
+    }
   | {
       readonly kind: 'paired';
       readonly linkId: LinkId;

@@ -113,7 +113,7 @@ export class Backup {
         if (context.image?.instance === event.instance) context.image.applied(event.epoch);
         return;
       case 'applyFailed':
-        return handleApplyFailed(context, event.instance, event.why);
+        return handleApplyFailed(context, event);
       case 'paired':
         return handlePaired(context, event);
       case 'verdict':

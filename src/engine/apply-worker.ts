@@ -31,6 +31,8 @@ interface Image {
   deviceState: Uint8Array;
   deviceStateBytes: number;
   epoch: number;
+  /** What could not be put in: what came after it must not be either. */
+  brokenBy: unknown;
 }
 
 let image: Image | null = null;
@@ -38,6 +40,25 @@ let image: Image | null = null;
 function current(): Image {
   assert(image !== null, 'apply thread used before prepare');
   return image;
+}
+
+/**
+ * Changes the image by all or, as it is seen from outside, by nothing: an image that lacks a part of an
+ * epoch takes no other, and no machine is started from it.
+ */
+function change(work: () => void): void {
+  const state = current();
+  throwIfBroken(state);
+  try {
+    work();
+  } catch (error) {
+    state.brokenBy = error;
+    throw error;
+  }
+}
+
+function throwIfBroken({ brokenBy }: Image): void {
+  if (brokenBy !== null) throw brokenBy;
 }
 
 function prepare(request: PrepareRequest): void {
@@ -61,11 +82,13 @@ function prepare(request: PrepareRequest): void {
     deviceState: new Uint8Array(0),
     deviceStateBytes: 0,
     epoch: 0,
+    brokenBy: null,
   };
 }
 
 /** The image stays, its state is sent anew: the next device state is against nothing. */
 function restate(): void {
+  throwIfBroken(current());
   current().deviceState = new Uint8Array(0);
   current().deviceStateBytes = 0;
 }
@@ -97,7 +120,11 @@ function applyBatch(batch: Uint8Array): void {
 
 /** A piece of the base image. Not promotable until the first epoch is complete. */
 function base(request: { frames: readonly Frame[] }): void {
-  for (const frame of request.frames) {
+  change(() => putBase(request.frames));
+}
+
+function putBase(frames: readonly Frame[]): void {
+  for (const frame of frames) {
     const message = decodeMessage(frame);
     if (message.kind === 'baseImage') {
       applyBatch(message.batch);
@@ -145,6 +172,11 @@ function applyWrites(writes: readonly DiskWrite[]): void {
 }
 
 function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: number } {
+  change(() => putEpoch(request));
+  return { epoch: request.epoch };
+}
+
+function putEpoch(request: { epoch: number; frames: readonly Frame[] }): void {
   const state = current();
   const writes: DiskWrite[] = [];
   for (const frame of request.frames) {
@@ -169,11 +201,11 @@ function epoch(request: { epoch: number; frames: readonly Frame[] }): { epoch: n
   applyWrites(writes);
   for (const { payload } of request.frames) release(payload);
   state.epoch = request.epoch;
-  return { epoch: request.epoch };
 }
 
 /** The device state of the last applied epoch: what the machine starts from. */
 function deviceState(): { epoch: number; state: Uint8Array } {
+  throwIfBroken(current());
   const { epoch: at, deviceState: state, deviceStateBytes } = current();
   return { epoch: at, state: state.slice(0, deviceStateBytes) };
 }

@@ -48,6 +48,8 @@ export class BackupImage {
   /** Ends with the last making ready asked for; one at a time. */
   #readying: Promise<unknown> = Promise.resolve();
   #restUntilMs = 0;
+  /** The image lacks what could not be put in; what waits behind that fails for the same reason. */
+  #hasFailed = false;
   /**
    * Ends with the last preparation asked for. One at a time: while a machine is being made its link
    * may break, and the next link ask for an image, or the session end.
@@ -112,6 +114,7 @@ export class BackupImage {
     try {
       if (plan === 'full') await this.#replaceStandby(descriptor);
       else await this.#apply.restate();
+      this.#hasFailed = false;
       step({ kind: 'imagePrepared', linkId, instance });
     } catch (error) {
       const known = toRomulusError(error);
@@ -243,13 +246,17 @@ export class BackupImage {
   }
 
   #failed(error: unknown, of?: Instance): void {
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
     const known = toRomulusError(error);
     this.#log.error({ error: known.toJSON() }, 'the image can no longer be trusted');
     // What a disk refused it would refuse again at once.
     if (known.code.startsWith('ERR_DISK_')) this.rest();
     const instance = of ?? this.#options.instance();
+    const { code, message, remedy } = known;
+    this.#options.parts.emit({ event: 'error', code, message, remedy });
     if (instance !== null)
-      this.#options.step({ kind: 'applyFailed', instance, why: known.message });
+      this.#options.step({ kind: 'applyFailed', instance, code, why: message, remedy });
   }
 
   /** The waiting machine is gone, and its memory with it: another image is needed. */

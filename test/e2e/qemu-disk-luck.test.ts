@@ -109,7 +109,7 @@ describe.runIf(hasQemu)('disks in trouble', { timeout: 4 * WAIT_MS }, () => {
     await writesOn('a');
   });
 
-  it.runIf(isRoot)('a replica that is full costs the image, and nothing else', async () => {
+  it.runIf(isRoot)('a full or failing replica costs the image, and nothing else', async () => {
     await start(['disk'], 'romulus.disk=30/60');
     const tmpfs = stage.path('tmpfs');
     mkdirSync(tmpfs);
@@ -130,6 +130,31 @@ describe.runIf(hasQemu)('disks in trouble', { timeout: 4 * WAIT_MS }, () => {
       // It does not synchronise in a circle, as fast as it can.
       await untilStatus(a, 'the reason', ({ why }) => /disk-room|no room|cannot hold/.test(why));
       await stage.runHelper(['rm', `${tmpfs}/fill`]);
+      await untilStatus(a, 'protection', ({ state }) => state === 'protected');
+      await writesOn('a');
+
+      // From now on the kernel refuses what that process writes behind the first MiB of any file.
+      const limit = (bytes: string): Promise<string> =>
+        stage.runHelper(['prlimit', `--pid=${b.child.pid}`, `--fsize=${bytes}:`]);
+      expect(await limit(String(MIB))).toBe('');
+      const reason =
+        /cannot write to the disk's replica: EFBIG.*Check the storage under the replica/s;
+      await until('the reason', () =>
+        a.events.some(
+          ({ event }) =>
+            event.event === 'state' && event.state === 'unprotected' && reason.test(event.why),
+        ),
+      );
+      expect(b.events.map(({ event }) => event)).toContainEqual(
+        expect.objectContaining({
+          event: 'error',
+          code: 'ERR_DISK_WRITE',
+          remedy: expect.stringMatching(/^Check the storage/) as string,
+        }),
+      );
+      expect(b.progress?.role).toBe('backup');
+      await writesOn('a');
+      expect(await limit('unlimited')).toBe('');
       await untilStatus(a, 'protection', ({ state }) => state === 'protected');
       await writesOn('a');
       await killed(b.child);
