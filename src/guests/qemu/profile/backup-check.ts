@@ -26,6 +26,7 @@ import type { MappingProblem } from './places.ts';
 import { probeQemu } from './probe.ts';
 import type { FeatureWord, QemuProfile } from './profile.ts';
 import { type Refusal, refusalsOf } from './refusals.ts';
+import { vnetRefusals } from './vnet-headers.ts';
 
 /** What a backup has for a machine. */
 export interface BackupFacilities {
@@ -70,6 +71,7 @@ export async function refusalsOnBackup(
     // What the source should have refused is refused here as well.
     ...refusalsOf(profile),
     ...mappingRefusals(profile, facilities),
+    ...vnetRefusals(profile, facilities.mapping?.netdevs),
     ...modeRefusals(facilities),
     ...(await fileRefusals(profile, facilities)),
     ...(await diskRefusals(profile, facilities)),

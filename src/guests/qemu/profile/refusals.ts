@@ -15,6 +15,7 @@ export type RefusalCode =
   | 'vhost-user'
   | 'vhost'
   | 'net-queues'
+  | 'net-headers'
   | 'shared-memory'
   | 'vtpm'
   | 'host-device'

@@ -1,0 +1,44 @@
+/** Goal: a card whose state the mapped backend could not take is found before a failover does. */
+import { expect, it } from 'vitest';
+import { vnetRefusals } from '../../../../src/guests/qemu/profile/vnet-headers.ts';
+import { device, exampleProfile } from './example-profile.ts';
+
+function refused(
+  mapped: Record<string, string>,
+  { netdev = 'tap,id=n0,ifname=t0', type = 'tap', driver = 'virtio-net-pci' } = {},
+): string[] {
+  const profile = exampleProfile({
+    argv: ['-netdev', netdev],
+    devices: [device(driver, 'nic0')],
+    netdevs: [{ id: 'n0', type, isAdded: false }],
+    nics: [{ device: 'nic0', netdev: 'n0', mac: '52:54:00:12:34:56' }],
+  });
+  return vnetRefusals(profile, mapped).map(({ code, what }) => `${code}: ${what}`);
+}
+
+it('a virtio card behind a tap needs a tap here', () => {
+  const refusal = (mapped: string): string[] => [
+    `net-headers: netdevs.n0 of the mapping (${mapped})`,
+  ];
+  for (const mapped of ['user', 'stream,server=on,addr.type=unix,addr.path=/w', 'tap,vnet_hdr=off'])
+    expect(refused({ n0: mapped })).toEqual(refusal(mapped));
+  expect(refused({ n0: 'tap,ifname=t1' })).toEqual([]);
+  expect(refused({ n0: 'bridge,br=br1' })).toEqual([]);
+  expect(refused({ n1: 'user' })).toEqual([]);
+  expect(refused({})).toEqual([]);
+});
+
+it('any other card, or one without such headers, does not', () => {
+  expect(refused({ n0: 'user' }, { driver: 'e1000' })).toEqual([]);
+  expect(refused({ n0: 'user' }, { netdev: 'tap,id=n0,vnet_hdr=off' })).toEqual([]);
+  expect(refused({ n0: 'tap' }, { netdev: 'user,id=n0', type: 'user' })).toEqual([]);
+});
+
+it('a card without an id is known by its name', () => {
+  const profile = exampleProfile({
+    argv: ['-nic', 'tap,id=n0'],
+    netdevs: [{ id: 'n0', type: 'tap', isAdded: false }],
+    nics: [{ device: 'virtio-net-pci.0', netdev: 'n0', mac: '' }],
+  });
+  expect(vnetRefusals(profile, { n0: 'user' })).toHaveLength(1);
+});
