@@ -59,6 +59,7 @@ export function statusRows(status: NodeStatus): [string, string][] {
     ['bytes raw / sent', `${formatBytes(status.bytesRaw)} / ${formatBytes(status.bytesSent)}`],
     ['queue', formatBytes(status.queueBytes)],
     ['frames held / released', `${status.outputHeldFrames} / ${status.outputReleasedFrames}`],
+    ...weakerRows(status),
     [
       'peer',
       status.peer === null
@@ -76,6 +77,16 @@ export function statusRows(status: NodeStatus): [string, string][] {
     ['tracker', status.tracker ?? '-'],
     ...hookRow(status),
   ];
+}
+
+/** What the operator chose to be protected less than the rest. */
+function weakerRows({ outputHold, diskMode }: NodeStatus): [string, string][] {
+  const rows: [string, string][] = [];
+  if (outputHold === 'none')
+    rows.push(['network output', 'not held (--net hold=none): connections may see lost output']);
+  if (diskMode === 'none') rows.push(['disks', 'not copied (--disk none)']);
+  if (diskMode === 'shared') rows.push(['disks', 'shared by both hosts (--disk shared)']);
+  return rows;
 }
 
 function hookRow({ promoteHook }: NodeStatus): [string, string][] {
