@@ -33,15 +33,16 @@ export function handleHello(primary: PrimaryContext, hello: BackupHello): void {
       }
       primary.waitingHello = hello;
       if (state.name === 'unprotected' && waitingHello?.node !== node)
-        primary.report(notKeptUp(node, rest.untilMs - nowMs));
+        primary.report(resting(node, rest.untilMs - nowMs));
       return advanceSevered(primary);
     default:
       return unreachable(reception, 'reception');
   }
 }
 
-function notKeptUp(node: string, restMs: number): string {
-  return `${node} did not keep up; it is given an image in ${Math.ceil(restMs / 1000)} s`;
+function resting(node: string, restMs: number): string {
+  const waits = `${node} is given an image in ${Math.ceil(restMs / 1000)} s`;
+  return `${waits}: the backup did not keep up`;
 }
 
 /** A welcomed backup has room for its image. */
