@@ -252,7 +252,8 @@ export class LuckStage {
     return new NodeProcess(this.stage, {
       name: `node-${side}-${this.#nodeCount}`,
       args: this.nodeArgs(side, role, options),
-      launcher: options.launcher ?? [],
+      // A node that is killed while it asks a QEMU what it can leaves that one's socket.
+      launcher: ['env', `TMPDIR=${this.path('')}`, ...(options.launcher ?? [])],
       onProgress: () => undefined,
     });
   }
