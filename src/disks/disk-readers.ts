@@ -11,7 +11,7 @@ import type { NbdReader } from './nbd/reader.ts';
 import { Qcow2Image } from './qcow2/image.ts';
 import { oldWithIothreads } from './old-iothreads.ts';
 import { type DescriptorMonitor, QemuExport } from './qemu-export.ts';
-import type { FoundDisk } from './qemu-mirror.ts';
+import type { FoundDisk } from './found-disks.ts';
 import { RawImage } from './raw-image.ts';
 import type { ReadableDisk } from './readable-disk.ts';
 
@@ -21,9 +21,13 @@ export interface DiskToRead extends FoundDisk {
   readonly file: DiskFile | null;
 }
 
-/** The file that was found for a disk, unless QEMU has given the disk another one since. */
-export function fileOfFound({ image }: FoundDisk, file: DiskFile | null): DiskFile | null {
+/**
+ * The file that was found for a disk, unless QEMU has given the disk another one since, or holds part of the disk
+ * elsewhere: what a file does not hold would be taken for zeros.
+ */
+export function fileOfFound({ image, isWhole }: FoundDisk, file: DiskFile | null): DiskFile | null {
   const { known } = file ?? {};
+  if (image === null || !isWhole) return null;
   return known === undefined || isDeepStrictEqual(known, image) ? file : null;
 }
 

@@ -33,10 +33,11 @@ import { CopyBrake } from './copy-brake.ts';
 import { DiskReaders, type DiskReadersOptions, fileOfFound } from './disk-readers.ts';
 import { DiskReading } from './disk-reading.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
+import { expectAsFound, findDisks, type FoundDisk } from './found-disks.ts';
 import { NbdServer } from './nbd/server.ts';
 import type { BasePieces, QemuDiskOptions } from './qemu-disk-options.ts';
 import { removeExports } from './qemu-export.ts';
-import { findDisks, type FoundDisk, jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
+import { jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
 import { pieceBuffers, READ_BYTES_MAX } from './readable-disk.ts';
 
 /** About as much of what was received is handed over at once. */
@@ -158,20 +159,27 @@ export class QemuDisks {
       const stretches = this.#epochs.allOf(readers.disks, READ_BYTES_MAX);
       this.#reading = new DiskReading({ readers, stretches, epoch: this.#options.epoch });
       this.#areFilesRead = readers.disks.length === 0;
-      for (const [disk, { device }] of this.disks.entries())
+      for (const [disk, { device, node }] of this.disks.entries()) {
+        const isRead = readers.disks.includes(disk);
         await startMirror(monitor, {
           disk,
-          device,
+          // Above the very image that is read: QEMU refuses a node that is not what the guest sees any more.
+          device: isRead ? node : device,
           socketPath,
           exportName: `disk${disk}`,
-          copiesAll: !readers.disks.includes(disk),
+          copiesAll: !isRead,
           bytesPerSecondMax,
         });
+      }
+      for (const [disk, found] of this.disks.entries())
+        if (readers.disks.includes(disk)) await expectAsFound(monitor, disk, found);
       if (this.#lost !== null) throw this.#lost;
       this.#brake.release();
     } catch (error) {
+      // A mirror that has ended is not found either.
+      const why = this.#lost ?? error;
       await this.detach();
-      throw error;
+      throw why;
     }
   }
 

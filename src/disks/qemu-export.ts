@@ -17,7 +17,8 @@ import { closeDuplicate, listenAtPath } from '../native/descriptors.ts';
 import { readError } from './readable-disk.ts';
 import { NbdReader } from './nbd/reader.ts';
 import { oldWithIothreads, SOUND_FROM_MAJOR } from './old-iothreads.ts';
-import type { DiskMonitor, FoundDisk } from './qemu-mirror.ts';
+import type { FoundDisk } from './found-disks.ts';
+import type { DiskMonitor } from './qemu-mirror.ts';
 
 const EXPORT_PREFIX = 'romulus-x';
 const ALL_IS_SENT = 'Nothing must be done, all of the disks is sent.';

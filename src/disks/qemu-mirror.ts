@@ -11,7 +11,6 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import type { KnownImage } from '../base/disk-file.ts';
 import { RomulusError } from '../base/errors.ts';
 
 /** How long QEMU may take for one step, milliseconds. */
@@ -19,6 +18,7 @@ export const STEP_TIMEOUT_MS = 5000;
 const POLL_MS = 2;
 const JOB_PREFIX = 'romulus-m';
 const TARGET_PREFIX = 'romulus-t';
+const FILTER_PREFIX = 'romulus-f';
 
 /** What is needed of a monitor of QEMU; `QmpClient` is one. */
 export interface DiskMonitor {
@@ -29,21 +29,6 @@ export interface DiskMonitor {
   onEnd(listener: (error: RomulusError) => void): void;
 }
 
-const blocksSchema = z.array(
-  z.object({
-    device: z.string(),
-    qdev: z.string().optional(),
-    inserted: z
-      .object({
-        'node-name': z.string().optional(),
-        ro: z.boolean(),
-        file: z.string().optional(),
-        drv: z.string().optional(),
-        image: z.object({ 'virtual-size': z.number().int().nonnegative() }),
-      })
-      .optional(),
-  }),
-);
 const jobsSchema = z.array(
   z.object({
     device: z.string(),
@@ -52,59 +37,19 @@ const jobsSchema = z.array(
 const statusSchema = z.object({ running: z.boolean() });
 const nodesSchema = z.array(z.object({ 'node-name': z.string().optional() }));
 
-/** A disk that can be mirrored. */
-export interface FoundDisk {
-  /** Name by which QEMU's mirror takes it: a drive's id or a node's name. */
-  readonly device: string;
-  /** The node that holds what the guest sees. */
-  readonly node: string;
-  readonly diskBytes: number;
-  /** Where its bytes are; null when QEMU does not tell. */
-  readonly image: KnownImage | null;
-}
-
 /** Name of a disk's target node. */
 export function targetName(disk: number): string {
   return `${TARGET_PREFIX}${disk}`;
 }
 
+/** Name of the node that a disk's mirror puts above it. */
+export function filterName(disk: number): string {
+  return `${FILTER_PREFIX}${disk}`;
+}
+
 /** Name of a disk's mirror job. */
 export function jobName(disk: number): string {
   return `${JOB_PREFIX}${disk}`;
-}
-
-/**
- * Finds disks by drive id, node name or the guest device's id or path.
- * @throws {RomulusError} ERR_DISK_MIRROR when one is not there or cannot be written.
- */
-export async function findDisks(
-  monitor: DiskMonitor,
-  names: readonly string[],
-): Promise<FoundDisk[]> {
-  const blocks = await query(monitor, 'query-block', blocksSchema);
-  return names.map((name) => {
-    const found = blocks.find(
-      ({ device, qdev, inserted }) =>
-        inserted !== undefined &&
-        (device === name || inserted['node-name'] === name || isDevice(qdev, name)),
-    );
-    const inserted = found?.inserted;
-    const device = found?.device === '' ? inserted?.['node-name'] : found?.device;
-    const node = inserted?.['node-name'];
-    if (inserted === undefined || device === undefined || node === undefined || inserted.ro)
-      throw mirrorError(
-        `the machine has no writable disk '${name}'`,
-        'Name a disk as `info block` in QEMU shows it.',
-        { name },
-      );
-    const { file, drv: driver } = inserted;
-    const image = file === undefined || driver === undefined ? null : { file, driver };
-    return { device, node, diskBytes: inserted.image['virtual-size'], image };
-  });
-}
-
-function isDevice(qdev: string | undefined, name: string): boolean {
-  return qdev === name || (qdev?.startsWith(`/machine/peripheral/${name}/`) ?? false);
 }
 
 /** Connects QEMU to our server and starts the mirror; it is under way, or has failed, after. */
@@ -135,7 +80,7 @@ export async function startMirror(
     sync: copiesAll ? 'full' : 'none',
     'copy-mode': 'write-blocking',
     'on-target-error': 'report',
-    'filter-node-name': `romulus-f${disk}`,
+    'filter-node-name': filterName(disk),
     ...(bytesPerSecondMax === undefined ? {} : { speed: bytesPerSecondMax }),
   });
 }
@@ -214,8 +159,17 @@ async function unlessGone(answer: Promise<unknown>): Promise<void> {
   }
 }
 
-async function query<T>(monitor: DiskMonitor, name: string, schema: z.ZodType<T>): Promise<T> {
-  const { data, error } = schema.safeParse(await monitor.command(name));
+/**
+ * Asks QEMU what it has.
+ * @throws {RomulusError} ERR_DISK_MIRROR when it answers nonsense; the monitor's own.
+ */
+export async function query<T>(
+  monitor: DiskMonitor,
+  name: string,
+  schema: z.ZodType<T>,
+  args?: object,
+): Promise<T> {
+  const { data, error } = schema.safeParse(await monitor.command(name, args));
   if (error === undefined) return data;
   throw mirrorError(
     `QEMU's answer to '${name}' makes no sense (${error.issues[0]?.message ?? 'unknown'})`,

@@ -6,8 +6,9 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { QemuExport } from '../../src/disks/qemu-export.ts';
-import { findDisks } from '../../src/disks/qemu-mirror.ts';
+import { RomulusError } from '../../src/base/errors.ts';
+import { findDisks } from '../../src/disks/found-disks.ts';
+import { type DescriptorMonitor, QemuExport } from '../../src/disks/qemu-export.ts';
 import { writesReceived } from '../../src/native/disk-intake.ts';
 import { DiskRig, driveArguments } from '../support/qemu/disk-rig.ts';
 import { qemuVersions, requireQemu } from '../support/qemu/require-qemu.ts';
@@ -106,6 +107,74 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU, read', () => {
       const raw = rig.path('raw');
       writeFileSync(raw, Buffer.alloc(8 * MIB).fill(0x5a, MIB, 4 * MIB));
       expect(rig.difference(raw)).toBe(-1);
+      await disks.detach();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'are not read from a file below which something was put at run time',
+    async () => {
+      const base = rig.path('base.raw');
+      writeFileSync(base, Buffer.alloc(8 * MIB, 0x5a));
+      // Its header names no backing file.
+      const image = rig.qcow2Image(8 * MIB);
+      const below = `driver=raw,node-name=base0,read-only=on,file.driver=file,file.filename=${base}`;
+      const node = `driver=qcow2,node-name=disk0,backing=base0,file.driver=file,file.filename=${image}`;
+      const device = 'virtio-blk-pci,drive=disk0,id=vd0';
+      await rig.start({
+        bare: true,
+        extraArgs: ['-blockdev', below, '-blockdev', node, '-device', device],
+      });
+      const disks = await rig.attach({
+        disks: [{ name: 'vd0', file: { path: image, format: 'qcow2' } }],
+      });
+      await rig.copyBase(disks);
+      expect(rig.difference(base)).toBe(-1);
+      await disks.detach();
+    },
+    TEST_MS,
+  );
+
+  it.each(['raw', 'qcow2'] as const)(
+    'are not read from a file that is replaced while the mirror is started: %s',
+    async (format) => {
+      const image = rig.path('disk.image');
+      execFileSync('qemu-img', ['create', '-q', '-f', format, image, String(8 * MIB)]);
+      await rig.start({ bare: true, extraArgs: driveArguments(image, `format=${format}`) });
+      const replaced = { device: 'dr0', 'snapshot-file': rig.path('overlay.qcow2') };
+      const write = { 'command-line': 'qemu-io dr0 "write -P 0x5a 1M 3M"' };
+      const monitor: DescriptorMonitor = {
+        command: async (name, args, options) => {
+          if (name === 'blockdev-mirror') {
+            await rig.monitor.command('blockdev-snapshot-sync', replaced);
+            await rig.monitor.command('human-monitor-command', write);
+          }
+          return rig.monitor.command(name, args, options);
+        },
+        commandWithDescriptor: (name, args, descriptor) =>
+          rig.monitor.commandWithDescriptor(name, args, descriptor),
+        onEvent: (listener) => rig.monitor.onEvent(listener),
+        onEnd: (listener) => {
+          rig.monitor.onEnd(listener);
+        },
+      };
+      const [found] = await findDisks(rig.monitor, ['dr0']);
+      const known = found?.image;
+      if (known === undefined || known === null) throw new Error('no image');
+      const wanted = [{ name: 'dr0', file: { path: image, format, known } }];
+      await expect(rig.attach({ monitor, disks: wanted })).rejects.toThrow(RomulusError);
+      expect(await rig.traces()).toEqual([]);
+      const disks = await rig.attach({ disks: wanted });
+      await rig.copyBase(disks);
+      const raw = rig.path('raw');
+      writeFileSync(raw, Buffer.alloc(8 * MIB).fill(0x5a, MIB, 4 * MIB));
+      expect(rig.difference(raw)).toBe(-1);
+      // No other image is put there once the mirror is.
+      const again = { device: 'dr0', 'snapshot-file': rig.path('another.qcow2') };
+      await expect(rig.monitor.command('blockdev-snapshot-sync', again)).rejects.toMatchObject({
+        code: expect.stringContaining('ERR_GUEST_QMP_'),
+      });
       await disks.detach();
     },
     TEST_MS,
