@@ -7,7 +7,7 @@ import { assert } from '../base/assert.ts';
 import type { DiskFile } from '../base/disk-file.ts';
 import { toRomulusError } from '../base/errors.ts';
 import type { SpareBuffers } from '../base/spare-buffers.ts';
-import type { NbdReader } from './nbd/reader.ts';
+import { ANSWER_TIMEOUT_MS, type NbdReader, STORAGE_TIMEOUT_MS } from './nbd/reader.ts';
 import { Qcow2Image } from './qcow2/image.ts';
 import { oldWithIothreads } from './old-iothreads.ts';
 import { type DescriptorMonitor, QemuExport } from './qemu-export.ts';
@@ -45,9 +45,9 @@ export class DiskReaders {
   readonly #monitor: DescriptorMonitor;
   readonly #options: DiskReadersOptions;
   readonly #readers = new Map<number, ReadableDisk>();
+  /** Those of them that ask QEMU, or that are asked for part of a disk. */
+  readonly #served: NbdReader[] = [];
   #export: QemuExport | null = null;
-  /** Disks that are read, or partly read, through it. */
-  #served = 0;
 
   private constructor(monitor: DescriptorMonitor, options: DiskReadersOptions) {
     this.#monitor = monitor;
@@ -62,7 +62,10 @@ export class DiskReaders {
     const opened = new DiskReaders(monitor, options);
     try {
       for (const [disk, found] of options.disks.entries())
-        opened.#readers.set(disk, opened.#openRaw(found) ?? (await opened.#openServed(disk)));
+        opened.#readers.set(
+          disk,
+          opened.#openRaw(found) ?? (await opened.#openServed(disk, ANSWER_TIMEOUT_MS)),
+        );
     } catch (error) {
       await opened.close();
       throw error;
@@ -96,7 +99,7 @@ export class DiskReaders {
         throw error;
       }
     // Started for a disk that could not be opened there either.
-    if (opened.#served === 0) await opened.#closeExport();
+    if (opened.#served.length === 0) await opened.#closeExport();
     return opened;
   }
 
@@ -119,6 +122,11 @@ export class DiskReaders {
     const reader = this.#readers.get(disk);
     assert(reader !== undefined, `there is no disk ${disk} to read`);
     return reader.read(offset, byteCount);
+  }
+
+  /** Ends at once what waits for QEMU; nothing can be read there any more. */
+  interrupt(): void {
+    for (const reader of this.#served) reader.close();
   }
 
   /** Closes all. A QEMU that does not answer is heard of elsewhere; who attaches next ends its server. */
@@ -151,14 +159,14 @@ export class DiskReaders {
         buffers: this.#options.buffers,
         isUnwritten: (offset, byteCount) => isUnwritten(disk, offset, byteCount),
       },
-      () => this.#openServed(disk),
+      () => this.#openServed(disk, STORAGE_TIMEOUT_MS),
     );
   }
 
-  async #openServed(disk: number): Promise<NbdReader> {
+  async #openServed(disk: number, readTimeoutMs: number): Promise<NbdReader> {
     this.#export ??= await QemuExport.open(this.#monitor, this.#options.exportPath);
-    const reader = await this.#export.reader(disk, this.#disk(disk));
-    this.#served += 1;
+    const reader = await this.#export.reader(disk, this.#disk(disk), readTimeoutMs);
+    this.#served.push(reader);
     return reader;
   }
 

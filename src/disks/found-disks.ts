@@ -5,7 +5,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { KnownImage } from '../base/disk-file.ts';
-import { type DiskMonitor, filterName, mirrorError, query } from './qemu-mirror.ts';
+import {
+  type DiskMonitor,
+  filterName,
+  mirrorError,
+  mirrorExportName,
+  query,
+  startMirror,
+} from './qemu-mirror.ts';
 
 const blocksSchema = z.array(
   z.object({
@@ -120,4 +127,35 @@ export async function expectAsFound(
     'Nothing needs to be done: the disk is looked at again with the next attempt.',
     { device },
   );
+}
+
+/**
+ * Starts the mirrors of disks. Those that are `read` from their files meanwhile are mirrored from now on only, and
+ * expected to be as they were found; the others are copied as a whole.
+ * @throws {RomulusError} ERR_DISK_MIRROR; the monitor's own.
+ */
+export async function startMirrors(
+  monitor: DiskMonitor,
+  disks: readonly FoundDisk[],
+  options: {
+    readonly read: readonly number[];
+    readonly socketPath: string;
+    readonly bytesPerSecondMax?: number | undefined;
+  },
+): Promise<void> {
+  const { read, socketPath, bytesPerSecondMax } = options;
+  for (const [disk, { device, node }] of disks.entries()) {
+    const isRead = read.includes(disk);
+    await startMirror(monitor, {
+      disk,
+      // Above the very image that is read: QEMU refuses a node that is not what the guest sees any more.
+      device: isRead ? node : device,
+      socketPath,
+      exportName: mirrorExportName(disk),
+      copiesAll: !isRead,
+      bytesPerSecondMax,
+    });
+  }
+  for (const [disk, found] of disks.entries())
+    if (read.includes(disk)) await expectAsFound(monitor, disk, found);
 }

@@ -33,15 +33,17 @@ import { CopyBrake } from './copy-brake.ts';
 import { DiskReaders, type DiskReadersOptions, fileOfFound } from './disk-readers.ts';
 import { DiskReading } from './disk-reading.ts';
 import { type DiskChunk, type DiskWrite, type DiskZeros, HEADER_ROOM_BYTES } from './disk.ts';
-import { expectAsFound, findDisks, type FoundDisk } from './found-disks.ts';
+import { findDisks, type FoundDisk, startMirrors } from './found-disks.ts';
 import { NbdServer } from './nbd/server.ts';
 import type { BasePieces, QemuDiskOptions } from './qemu-disk-options.ts';
 import { removeExports } from './qemu-export.ts';
-import { jobName, removeMirrors, startMirror } from './qemu-mirror.ts';
+import { jobName, mirrorExportName, removeMirrors } from './qemu-mirror.ts';
 import { pieceBuffers, READ_BYTES_MAX } from './readable-disk.ts';
 
 /** About as much of what was received is handed over at once. */
 const HANDFUL_BYTES = 4 * 1024 * 1024;
+/** So much, received while a piece is read, goes first: less than what makes the intake give up. */
+const OVERTAKE_BYTES = 32 * 1024 * 1024;
 /** Buffers of pieces that wait to be filled. */
 const SPARES_MAX = 64;
 
@@ -53,6 +55,7 @@ export class QemuDisks {
   readonly #intake: DiskIntake;
   readonly #epochs: BlockEpochs;
   readonly #brake: CopyBrake;
+  readonly #overtakeBytes: number;
   readonly #ready = new Set<string>();
   #server: NbdServer | null = null;
   #unlisten: () => void = () => undefined;
@@ -73,6 +76,7 @@ export class QemuDisks {
     this.disks = disks;
     this.diskBytes = disks.reduce((sum, { diskBytes }) => sum + diskBytes, 0);
     const { monitor, counter, waitingBytesMax, baseHighBytes, baseLowBytes, beats } = options;
+    this.#overtakeBytes = Math.min(OVERTAKE_BYTES, (waitingBytesMax ?? Infinity) / 4);
     const disksBytes = disks.map(({ diskBytes }) => diskBytes);
     this.#epochs = new BlockEpochs(disksBytes);
     this.#intake = new DiskIntake({
@@ -146,7 +150,10 @@ export class QemuDisks {
       this.#server = await NbdServer.listen({
         path: socketPath,
         ...(owner !== undefined && { owner }),
-        exports: this.disks.map(({ diskBytes }, disk) => ({ name: `disk${disk}`, diskBytes })),
+        exports: this.disks.map(({ diskBytes }, disk) => ({
+          name: mirrorExportName(disk),
+          diskBytes,
+        })),
         onOpened: (disk, connection) => {
           this.#onOpened(disk, connection);
         },
@@ -159,20 +166,8 @@ export class QemuDisks {
       const stretches = this.#epochs.allOf(readers.disks, READ_BYTES_MAX);
       this.#reading = new DiskReading({ readers, stretches, epoch: this.#options.epoch });
       this.#areFilesRead = readers.disks.length === 0;
-      for (const [disk, { device, node }] of this.disks.entries()) {
-        const isRead = readers.disks.includes(disk);
-        await startMirror(monitor, {
-          disk,
-          // Above the very image that is read: QEMU refuses a node that is not what the guest sees any more.
-          device: isRead ? node : device,
-          socketPath,
-          exportName: `disk${disk}`,
-          copiesAll: !isRead,
-          bytesPerSecondMax,
-        });
-      }
-      for (const [disk, found] of this.disks.entries())
-        if (readers.disks.includes(disk)) await expectAsFound(monitor, disk, found);
+      const read = readers.disks;
+      await startMirrors(monitor, this.disks, { read, socketPath, bytesPerSecondMax });
       if (this.#lost !== null) throw this.#lost;
       this.#brake.release();
     } catch (error) {
@@ -225,17 +220,32 @@ export class QemuDisks {
    */
   async nextBase(): Promise<BasePieces> {
     if (this.#lost !== null) throw this.#lost;
-    const chunks = this.#waiting();
-    if (chunks.length > 0) return { chunks, next: 'more' };
-    // Read only when all that was received before is on its way, and when no write passes by the mirror.
     const reading = this.#reading;
+    if (reading?.isUnderWay !== true) {
+      const chunks = this.#waiting();
+      if (chunks.length > 0) return { chunks, next: 'more' };
+    }
+    // Read only when all that was received before is on its way, and when no write passes by the mirror.
     if (reading !== null && this.#areReady(reading.disks) && reading.isBegun(this.#wakeReader)) {
       const pieces = await reading.next();
+      if (pieces === null) return this.#waitForPieces(reading);
       if (pieces.length > 0) return { chunks: pieces, next: 'more' };
       this.#areFilesRead = true;
     }
     if (this.isReady) return { chunks: [], next: 'complete' };
     this.#isBaseAwaited = true;
+    this.#listen();
+    return { chunks: [], next: 'waiting' };
+  }
+
+  /** Storage takes its time. */
+  #waitForPieces(reading: DiskReading): BasePieces {
+    if (this.#intake.waitingBytes > this.#overtakeBytes) {
+      reading.overtake();
+      return { chunks: this.#waiting(), next: 'more' };
+    }
+    this.#isBaseAwaited = true;
+    reading.whenRead(this.#wakeReader);
     this.#listen();
     return { chunks: [], next: 'waiting' };
   }
@@ -276,12 +286,15 @@ export class QemuDisks {
     try {
       // A mirror whose connection is broken ends at once; one that works needs our replies to end.
       if (wasLost !== null) this.#closeServer();
+      // Ending mirrors stops the machine, which would stand until QEMU has done what its server was asked for. Where
+      // that takes too long, the mirrors are left without their server, and end with the guest's next write.
+      this.#endReading();
+      await this.#readersEnding;
+      await removeExports(this.#options.monitor, this.#options.exportPath);
       await removeMirrors(this.#options.monitor);
     } finally {
       this.#unlisten();
       this.#closeServer();
-      this.#endReading();
-      await this.#readersEnding;
     }
   }
 
@@ -332,7 +345,8 @@ export class QemuDisks {
   /** Asks to hear when there is something to be done. */
   #listen(): void {
     if (this.#lost !== null) return;
-    const bytes = this.#isBaseAwaited ? 0 : this.#brake.wakeAboveBytes;
+    const baseBytes = this.#reading?.isUnderWay === true ? this.#overtakeBytes : 0;
+    const bytes = this.#isBaseAwaited ? baseBytes : this.#brake.wakeAboveBytes;
     if (bytes !== null) this.#intake.wakeAbove(bytes);
   }
 
@@ -392,7 +406,7 @@ function writeOf({ disk, offset, byteCount, data }: WrittenPiece): DiskWrite | D
 export async function attachQemuDisks(options: QemuDiskOptions): Promise<QemuDisks> {
   const { monitor } = options;
   assert(options.epoch > 0, 'an image is complete with an epoch');
-  await removeExports(monitor);
+  await removeExports(monitor, options.exportPath);
   await removeMirrors(monitor);
   const names = options.disks.map(({ name }) => name);
   const disks = new QemuDisks(options, await findDisks(monitor, names));

@@ -47,6 +47,11 @@ export function filterName(disk: number): string {
   return `${FILTER_PREFIX}${disk}`;
 }
 
+/** Name of a disk at our server. */
+export function mirrorExportName(disk: number): string {
+  return `disk${disk}`;
+}
+
 /** Name of a disk's mirror job. */
 export function jobName(disk: number): string {
   return `${JOB_PREFIX}${disk}`;
@@ -150,13 +155,18 @@ async function removeTargets(monitor: DiskMonitor): Promise<void> {
       await monitor.command('blockdev-del', { 'node-name': name });
 }
 
-async function unlessGone(answer: Promise<unknown>): Promise<void> {
+/** Awaits an order that something of ours be ended, which may end by itself before. */
+export async function unlessGone(answer: Promise<unknown>): Promise<void> {
   try {
     await answer;
   } catch (error) {
-    const isRefusal = error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
-    if (!isRefusal) throw error;
+    if (!isRefusal(error)) throw error;
   }
+}
+
+/** Whether QEMU understood an order and will not do it. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof RomulusError && error.code.startsWith('ERR_GUEST_QMP_');
 }
 
 /**

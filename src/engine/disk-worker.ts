@@ -10,6 +10,7 @@ import type { DiskWrite, DiskZeros } from '../disks/disk.ts';
 import { WatchedConnections, type WatchedServer } from '../disks/nbd/watchdog.ts';
 import { attachQemuDisks, type QemuDisks } from '../disks/qemu-disk.ts';
 import type { BasePieces, QemuDiskOptions } from '../disks/qemu-disk-options.ts';
+import { removeExports } from '../disks/qemu-export.ts';
 import { removeMirrors } from '../disks/qemu-mirror.ts';
 import type { IntakeBeats } from '../native/disk-intake.ts';
 import type { GuardianAddress } from '../native/guardian-link.ts';
@@ -82,6 +83,7 @@ async function begin(request: DiskBegin): Promise<void> {
     beats: { shared: request.server.beat, ...(guarded !== null && { page: guarded.page }) },
     settings: request.settings,
   };
+  await removeExports(monitor, request.settings.exportPath);
   await removeMirrors(monitor);
 }
 

@@ -21,10 +21,10 @@ import type { DiskBegin, DiskEvent, DiskMethods, DiskTarget } from './disk-worke
 import { ThreadClient } from './thread-rpc.ts';
 
 /**
- * How long a disk thread that is given up may take to leave the machine clean, milliseconds: it has the
- * machine stopped meanwhile, and QEMU takes its time to stop where a disk is slow.
+ * How long a disk thread that is given up may take to leave the machine clean, milliseconds: QEMU's server of the
+ * disks is ended first, while the machine runs; then it stands, and QEMU takes its time to stop where a disk is slow.
  */
-const FAREWELL_MS = 3 * STEP_TIMEOUT_MS;
+const FAREWELL_MS = 4 * STEP_TIMEOUT_MS;
 
 export interface MirroredDisksOptions {
   readonly disks: readonly WantedDisk[];
@@ -197,8 +197,8 @@ export class MirroredDisks {
     await Promise.race([client.call('detach', undefined).catch(() => undefined), late]);
     watchdog.stop();
     await client.close();
+    // Where QEMU's own server listens stays: if it could not be ended, it is known by that.
     rmSync(this.#options.socketPath, { force: true });
-    rmSync(this.#options.exportPath, { force: true });
   }
 }
 

@@ -25,10 +25,10 @@ import {
 /** How long the server may take for one answer, milliseconds; QEMU reads from storage meanwhile. */
 export const ANSWER_TIMEOUT_MS = 3000;
 /**
- * How long it may take to bring all that is in its caches to storage, milliseconds: less than a thread has that is
- * told to leave. The guest runs on meanwhile.
+ * How long it may take where nobody waits for it but a copy, milliseconds: to bring all that is in caches to storage,
+ * which may be gigabytes, or to read from storage that does just that. The guest runs on meanwhile.
  */
-const FLUSH_TIMEOUT_MS = 10_000;
+export const STORAGE_TIMEOUT_MS = 600_000;
 /** How long it may take to close a connection that was not agreed on, milliseconds. */
 const LEAVE_TIMEOUT_MS = 1000;
 /** Longest text or list in the reply to an option that is read. */
@@ -45,6 +45,8 @@ export interface NbdReaderOptions {
   /** What the export must hold. */
   readonly diskBytes: number;
   readonly answerTimeoutMs?: number;
+  /** How long it may take to read; as long as for any answer, unless told otherwise. */
+  readonly readTimeoutMs?: number;
 }
 
 interface Deadline {
@@ -56,6 +58,7 @@ interface Deadline {
 export class NbdReader implements FlushableDisk {
   readonly #name: string;
   readonly #answerTimeoutMs: number;
+  readonly #readTimeoutMs: number;
   readonly #socket: Socket;
   /** What came and was not taken yet. */
   readonly #chunks: Buffer[] = [];
@@ -65,9 +68,10 @@ export class NbdReader implements FlushableDisk {
   #cookie = 0n;
   #wake: () => void = () => undefined;
 
-  private constructor({ path, exportName, answerTimeoutMs }: NbdReaderOptions) {
+  private constructor({ path, exportName, answerTimeoutMs, readTimeoutMs }: NbdReaderOptions) {
     this.#name = exportName;
     this.#answerTimeoutMs = answerTimeoutMs ?? ANSWER_TIMEOUT_MS;
+    this.#readTimeoutMs = readTimeoutMs ?? this.#answerTimeoutMs;
     this.#socket = connect(path);
     this.#socket.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk);
@@ -85,6 +89,19 @@ export class NbdReader implements FlushableDisk {
       });
   }
 
+  /** Whether a server answers at a path. */
+  static async isServed(path: string): Promise<boolean> {
+    const reader = new NbdReader({ path, exportName: '', diskBytes: 0 });
+    try {
+      const words = await reader.#exactly(GREETING_BYTES, reader.#deadline(ANSWER_TIMEOUT_MS));
+      return isGreeting(words);
+    } catch {
+      return false;
+    } finally {
+      await reader.#leave();
+    }
+  }
+
   /** @throws {RomulusError} ERR_DISK_READ when it cannot be opened or is of another size. */
   static async open(options: NbdReaderOptions): Promise<NbdReader> {
     const reader = new NbdReader(options);
@@ -98,7 +115,7 @@ export class NbdReader implements FlushableDisk {
   }
 
   async read(offset: number, byteCount: number): Promise<Buffer | null> {
-    const deadline = this.#deadline(this.#answerTimeoutMs);
+    const deadline = this.#deadline(this.#readTimeoutMs);
     this.#cookie += 1n;
     this.#socket.write(readRequest(this.#cookie, offset, byteCount));
     await this.#granted(deadline, `at byte ${offset}`);
@@ -112,9 +129,10 @@ export class NbdReader implements FlushableDisk {
   async flush(): Promise<void> {
     this.#cookie += 1n;
     this.#socket.write(flushRequest(this.#cookie));
-    await this.#granted(this.#deadline(FLUSH_TIMEOUT_MS), 'writing what it keeps');
+    await this.#granted(this.#deadline(STORAGE_TIMEOUT_MS), 'writing what it keeps');
   }
 
+  /** Ends the connection, and with it whatever waits for an answer. Idempotent. */
   close(): void {
     this.#socket.destroy();
   }

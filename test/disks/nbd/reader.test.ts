@@ -55,12 +55,15 @@ afterEach(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-function open(diskBytes = DISK_BYTES, answerTimeoutMs?: number): Promise<NbdReader> {
+function open(
+  diskBytes = DISK_BYTES,
+  bounds: { answerTimeoutMs?: number; readTimeoutMs?: number } = {},
+): Promise<NbdReader> {
   return NbdReader.open({
     path: join(directory, 'nbd.sock'),
     exportName: 'x0',
     diskBytes,
-    ...(answerTimeoutMs !== undefined && { answerTimeoutMs }),
+    ...bounds,
   });
 }
 
@@ -124,7 +127,7 @@ describe('an NBD reader', () => {
   });
 
   it('waits for an answer only so long', async () => {
-    const reader = await open(DISK_BYTES, 1000);
+    const reader = await open(DISK_BYTES, { answerTimeoutMs: 1000 });
     answer = () => Buffer.alloc(8);
     await expect(reader.read(0, 512)).rejects.toMatchObject({
       code: 'ERR_DISK_READ',
@@ -132,7 +135,33 @@ describe('an NBD reader', () => {
     });
     reader.close();
     grant = Buffer.alloc(8);
-    await expect(open(DISK_BYTES, 50)).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
+    await expect(open(DISK_BYTES, { answerTimeoutMs: 50 })).rejects.toMatchObject({
+      code: 'ERR_DISK_READ',
+    });
+  });
+
+  it('waits for storage as long as it is told to, whatever it waits for other answers', async () => {
+    const reader = await open(DISK_BYTES, { readTimeoutMs: 1 });
+    answer = () => Buffer.alloc(0);
+    await expect(reader.read(0, 512)).rejects.toThrow('no answer within 1 ms');
+    reader.close();
+  });
+
+  it.each([
+    ['a flush', (reader: NbdReader) => reader.flush()],
+    ['a read', (reader: NbdReader) => reader.read(0, 512)],
+  ])('ends %s that is waited for when it is closed', async (_, ask) => {
+    const reader = await open(DISK_BYTES, { readTimeoutMs: 600_000 });
+    answer = () => Buffer.alloc(0);
+    const asked = ask(reader);
+    reader.close();
+    await expect(asked).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
+  });
+
+  it('knows whether a server answers at a path', async () => {
+    expect(await NbdReader.isServed(join(directory, 'nbd.sock'))).toBe(true);
+    await expect.poll(() => sockets[0]?.destroyed).toBe(true);
+    expect(await NbdReader.isServed(join(directory, 'none.sock'))).toBe(false);
   });
 
   it('says so when nobody listens, and when the server goes in the middle of an answer', async () => {
