@@ -1,7 +1,8 @@
 /** A disk's file, opened for reading while QEMU writes to it. */
-import { closeSync, fstatSync, openSync, read } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, read } from 'node:fs';
 import { promisify } from 'node:util';
 import type { FoundFile } from '../base/disk-file.ts';
+import { RomulusError } from '../base/errors.ts';
 import {
   adviseNoReadahead,
   adviseReadOnce,
@@ -22,27 +23,31 @@ export class FileBytes {
    */
   readonly #isBlockDevice: boolean;
 
-  private constructor(path: string, fd: number) {
+  private constructor(path: string, fd: number, isBlockDevice: boolean) {
     this.path = path;
     this.#fd = fd;
-    this.#isBlockDevice = fstatSync(fd).isBlockDevice();
+    this.#isBlockDevice = isBlockDevice;
     adviseReadOnce(fd);
-    if (this.#isBlockDevice) adviseNoReadahead(fd);
+    if (isBlockDevice) adviseNoReadahead(fd);
   }
 
   /** @throws {RomulusError} ERR_DISK_READ when it cannot be opened, or is not the file that was found. */
   static open({ path, identity }: FoundFile): FileBytes {
-    let fd: number;
+    let fd: number | null = null;
     try {
-      fd = openSync(path, 'r');
+      // Where a descriptor of QEMU's is named, a pipe may be by now, at which opening would wait for a writer.
+      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+      const facts = fstatSync(fd, { bigint: true });
+      const isFound =
+        identity === undefined || (facts.dev === identity.device && facts.ino === identity.inode);
+      const isBlockDevice = facts.isBlockDevice();
+      if (!isFound || (!isBlockDevice && !facts.isFile()))
+        throw readError(path, 'another file is there by now');
+      return new FileBytes(path, fd, isBlockDevice);
     } catch (cause) {
-      throw readError(path, reasonOf(cause), cause);
+      if (fd !== null) closeSync(fd);
+      throw cause instanceof RomulusError ? cause : readError(path, reasonOf(cause), cause);
     }
-    const { dev, ino } = fstatSync(fd, { bigint: true });
-    if (identity === undefined || (dev === identity.device && ino === identity.inode))
-      return new FileBytes(path, fd);
-    closeSync(fd);
-    throw readError(path, 'another file is there by now');
   }
 
   /** Its size; null for a block device, which says none here. */
