@@ -12,6 +12,7 @@ import { Qcow2Image } from './qcow2/image.ts';
 import { oldWithIothreads } from './old-iothreads.ts';
 import { type DescriptorMonitor, QemuExport } from './qemu-export.ts';
 import type { FoundDisk } from './found-disks.ts';
+import { mayMissWrites } from './queued-writes.ts';
 import { RawImage } from './raw-image.ts';
 import type { ReadableDisk } from './readable-disk.ts';
 
@@ -89,6 +90,7 @@ export class DiskReaders {
     if ((await oldWithIothreads(monitor)) !== null) return opened;
     for (const [disk, found] of options.disks.entries())
       try {
+        if (found.file === null || (await mayMissWrites(monitor, found))) continue;
         const reader =
           opened.#openRaw(found) ?? (await opened.#openQcow2(disk, options.isUnwritten));
         if (reader !== null) opened.#readers.set(disk, reader);

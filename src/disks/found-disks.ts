@@ -53,6 +53,8 @@ export interface FoundDisk {
    * was started or later, and stands in no file then.
    */
   readonly isWhole: boolean;
+  /** Id or path of the device that shows it to the guest; null when there is none. */
+  readonly guestDevice: string | null;
 }
 
 /**
@@ -81,7 +83,9 @@ export async function findDisks(
       );
     const image = imageOf(inserted);
     const isWhole = isWholeImage(inserted);
-    return { device, node, diskBytes: inserted.image['virtual-size'], image, isWhole };
+    const guestDevice = found?.qdev ?? null;
+    const diskBytes = inserted.image['virtual-size'];
+    return { device, node, diskBytes, image, isWhole, guestDevice };
   });
 }
 

@@ -17,13 +17,23 @@ const versionSchema = z.object({ qemu: z.object({ major: z.number(), minor: z.nu
 const iothreadsSchema = z.array(z.object({ id: z.string() }));
 
 /**
+ * A QEMU's version; null when it does not tell.
+ * @throws {RomulusError} the monitor's own.
+ */
+export async function versionOf(
+  monitor: DiskMonitor,
+): Promise<z.infer<typeof versionSchema>['qemu'] | null> {
+  return versionSchema.safeParse(await monitor.command('query-version')).data?.qemu ?? null;
+}
+
+/**
  * The version of such a QEMU that has iothreads; null for any other.
  * @throws {RomulusError} the monitor's own.
  */
 export async function oldWithIothreads(monitor: DiskMonitor): Promise<string | null> {
-  const version = versionSchema.safeParse(await monitor.command('query-version')).data?.qemu;
-  if (version !== undefined && version.major >= SOUND_FROM_MAJOR) return null;
+  const version = await versionOf(monitor);
+  if (version !== null && version.major >= SOUND_FROM_MAJOR) return null;
   const iothreads = iothreadsSchema.safeParse(await monitor.command('query-iothreads'));
   if (iothreads.data?.length === 0) return null;
-  return version === undefined ? 'of unknown version' : `${version.major}.${version.minor}`;
+  return version === null ? 'of unknown version' : `${version.major}.${version.minor}`;
 }

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { RomulusError } from '../../src/base/errors.ts';
+import { findDisks } from '../../src/disks/found-disks.ts';
 import { greeting } from '../../src/disks/nbd/protocol.ts';
 import { type DescriptorMonitor, QemuExport, removeExports } from '../../src/disks/qemu-export.ts';
 
@@ -19,6 +20,12 @@ let late: string;
 function monitor(): DescriptorMonitor {
   let isGoing = false;
   const answers: Record<string, () => unknown> = {
+    'query-block': () => [
+      {
+        device: 'd',
+        inserted: { 'node-name': 'n', ro: false, image: { 'virtual-size': 4096 } },
+      },
+    ],
     'query-version': () => ({ qemu: { major: 10, minor: 0 } }),
     'query-block-exports': () => {
       if (isGoing) asksUntilGone -= 1;
@@ -105,7 +112,8 @@ describe("QEMU's server of its disks", () => {
   it('is done without when it is late with a disk', async () => {
     late = 'block-export-add';
     const served = await QemuExport.open(monitor(), path);
-    const found = { device: 'd', node: 'n', diskBytes: 4096, image: null, isWhole: true };
+    const [found] = await findDisks(monitor(), ['d']);
+    if (found === undefined) throw new Error('no disk');
     await expect(served.reader(0, found)).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
     await served.close();
     expect(orders.at(-1)).toBe('nbd-server-stop');
