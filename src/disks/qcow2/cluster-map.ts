@@ -19,6 +19,10 @@ import {
 
 /** How often a table is read again that moved meanwhile. */
 const READS_MAX = 8;
+/** Tables that are looked into to know whether a file is worth reading. */
+const SAMPLES = 16;
+/** Entries of each of them that are looked at; the largest tables have sixty times as many. */
+const SAMPLE_ENTRIES = 4096;
 
 /** Neighbouring bytes of a disk whose place in the file is one. */
 export interface Run {
@@ -55,6 +59,38 @@ export class ClusterMap {
   /** @throws {RomulusError} ERR_DISK_READ when the file is not one that can be read so. */
   static async open(file: TableBytes, diskBytes: number): Promise<ClusterMap> {
     return new ClusterMap(file, await readHeader(file, diskBytes));
+  }
+
+  /**
+   * Whether most of what is allocated can be read from the file, as far as its tables say by now: some of them, from
+   * all over the disk. QEMU may keep newer ones in memory.
+   * @throws {RomulusError} ERR_DISK_READ.
+   */
+  async isMostlyPlain(): Promise<boolean> {
+    const { snapshots } = await readHeader(this.#file, this.#diskBytes);
+    if (snapshots > 0) return false;
+    const tables = Math.ceil(this.#diskBytes / (this.clusterBytes * this.#tableEntries));
+    const step = Math.ceil(tables / SAMPLES);
+    const stride = Math.ceil(this.#tableEntries / SAMPLE_ENTRIES) * ENTRY_BYTES;
+    let places = 0;
+    let unknown = 0;
+    for (let index = 0; index < tables; index += step) {
+      const { header, entries } = await this.#readTable(
+        index * this.clusterBytes * this.#tableEntries,
+      );
+      if (entries === 'unknown') unknown += Math.min(this.#tableEntries, SAMPLE_ENTRIES);
+      if (entries === 'unknown' || entries === null) continue;
+      for (let at = 0; at < entries.byteLength; at += stride) {
+        const place = clusterPlace(entries.readBigUInt64BE(at), header);
+        if (place === 'unknown') unknown += 1;
+        else if (place !== 'zeros') places += 1;
+      }
+    }
+    return unknown <= places;
+  }
+
+  get #tableEntries(): number {
+    return this.clusterBytes / ENTRY_BYTES;
   }
 
   /**

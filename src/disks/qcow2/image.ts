@@ -5,7 +5,7 @@
 import type { FoundFile } from '../../base/disk-file.ts';
 import type { SpareBuffers } from '../../base/spare-buffers.ts';
 import { FileBytes } from '../file-bytes.ts';
-import { type FlushableDisk, type ReadableDisk, readPiece } from '../readable-disk.ts';
+import { type FlushableDisk, type ReadableDisk, readError, readPiece } from '../readable-disk.ts';
 import { ClusterMap, type Run } from './cluster-map.ts';
 
 export interface Qcow2ImageOptions {
@@ -36,7 +36,8 @@ export class Qcow2Image implements ReadableDisk {
 
   /**
    * `openServed` gives the disk as QEMU serves it; it is closed with this.
-   * @throws {RomulusError} ERR_DISK_READ when the file cannot be opened or is not one that can be read so.
+   * @throws {RomulusError} ERR_DISK_READ when the file cannot be opened or is not one that can be read so, or that
+   *   is worth it.
    */
   static async open(
     options: Qcow2ImageOptions,
@@ -45,6 +46,8 @@ export class Qcow2Image implements ReadableDisk {
     const file = FileBytes.open(options.file);
     try {
       const map = await ClusterMap.open(file, options.diskBytes);
+      if (!(await map.isMostlyPlain()))
+        throw readError(file.path, 'most of it is compressed or shared with snapshots');
       return new Qcow2Image(options, { file, map, served: await openServed() });
     } catch (error) {
       file.close();

@@ -28,6 +28,8 @@ export interface Qcow2Header {
   readonly diskBytes: number;
   readonly l1Offset: number;
   readonly l1Entries: number;
+  /** Internal snapshots: what they share with the disk is moved when it is written to. */
+  readonly snapshots: number;
 }
 
 /** Where a cluster's bytes are: at a place in the file, nowhere because they are zeros, or who knows. */
@@ -55,6 +57,7 @@ export function parseHeader(bytes: Buffer): Qcow2Header | string {
     diskBytes: Number(bytes.readBigUInt64BE(24)),
     l1Offset,
     l1Entries: bytes.readUInt32BE(36),
+    snapshots: bytes.readUInt32BE(60),
   };
 }
 

@@ -42,6 +42,7 @@ const header: Qcow2Header = {
   diskBytes: DISK_BYTES,
   l1Offset: 65_536,
   l1Entries: 1,
+  snapshots: 0,
 };
 
 describe('tables of a qcow2 file', () => {
@@ -114,6 +115,7 @@ describe('tables of a qcow2 file', () => {
           try {
             const runs = await map.runs(offset, byteCount);
             expect(runs.reduce((sum, run) => sum + run.byteCount, 0)).toBe(byteCount);
+            expect(typeof (await map.isMostlyPlain())).toBe('boolean');
           } catch (error) {
             expect(error).toMatchObject({ code: 'ERR_DISK_READ' });
           }
