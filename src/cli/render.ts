@@ -102,3 +102,12 @@ export function formatMs(valueMs: number | null | undefined): string {
   if (valueMs >= 10_000) return `${(valueMs / 1000).toFixed(1)} s`;
   return `${valueMs.toFixed(valueMs < 10 ? 2 : valueMs < 100 ? 1 : 0)} ms`;
 }
+
+/** A time to wait, as one says it: `40 s`, `12 min`, `3 h 5 min`. */
+export function formatSpan(valueMs: number): string {
+  const seconds = Math.max(1, Math.round(valueMs / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}

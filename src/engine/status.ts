@@ -58,12 +58,17 @@ export interface NodeStatus {
   readonly outputHeldFrames: number;
   readonly outputReleasedFrames: number;
   readonly outputDroppedFrames: number;
+  /** The image that is being made for a backup, or was made last; src/engine/sync-driver.ts. */
   readonly sync: {
+    readonly plan: 'full' | 'changed';
     readonly round: number;
     readonly pages: number;
     readonly bytes: number;
     readonly diskBytes: number;
     readonly diskTotalBytes: number;
+    readonly memoryBytes: number;
+    readonly memoryTotalBytes: number;
+    readonly elapsedMs: number;
   } | null;
   /** What becomes of the machine's disks; null while that is not known. */
   readonly diskMode: 'replicate' | 'shared' | 'none' | null;

@@ -26,12 +26,19 @@ const SLICES_AHEAD = 2;
 const LINK_QUEUE_BYTES_MAX = 16 * 1024 * 1024;
 
 export interface SyncProgress {
+  /** `changed`: the backup holds an older image, and is sent what was written since. */
+  readonly plan: 'full' | 'changed';
   readonly round: number;
   readonly pages: number;
   readonly bytes: number;
   /** Of the disks: what was sent, zeros and rewritten stretches included, and what is to be at least. */
   readonly diskBytes: number;
   readonly diskTotalBytes: number;
+  /** How far memory was gone through in this round, pages without need to be sent included. */
+  readonly memoryBytes: number;
+  readonly memoryTotalBytes: number;
+  /** Since it began, or what it took in all. */
+  readonly elapsedMs: number;
 }
 
 export interface SyncOptions {
@@ -52,8 +59,9 @@ export interface SyncOptions {
 /** A walk over one block. */
 interface Walk {
   readonly slicePages: number;
-  /** The block's pages, when slices are of so many of them; null when only each slice tells the next. */
-  readonly blockPages: number | null;
+  readonly block: { readonly bytes: number };
+  /** Slices are of so many pages; else only each slice tells where the next one begins. */
+  readonly isEven: boolean;
   readonly take: (stretch: Stretch, transfer: ArrayBuffer[]) => Promise<SliceResult>;
 }
 
@@ -119,6 +127,9 @@ export class SyncDriver {
   readonly #lentBatches: LentBuffers;
   readonly #lentChunks: LentBuffers;
   #round = 0;
+  /** Of memory, in this round. */
+  #walkedBytes = 0;
+  #endedMs: number | null = null;
 
   constructor(options: SyncOptions) {
     this.#options = options;
@@ -129,8 +140,18 @@ export class SyncDriver {
 
   get progress(): SyncProgress {
     const { pages, bytes, diskBytes } = this.#sums;
-    const diskTotalBytes = this.#options.disk?.diskBytes ?? 0;
-    return { round: this.#round, pages, bytes, diskBytes, diskTotalBytes };
+    const { disk, descriptor, nowMs, plan } = this.#options;
+    return {
+      plan: plan.kind,
+      round: this.#round,
+      pages,
+      bytes,
+      diskBytes,
+      diskTotalBytes: disk?.diskBytes ?? 0,
+      memoryBytes: this.#walkedBytes,
+      memoryTotalBytes: descriptor.blocks.reduce((sum, block) => sum + block.bytes, 0),
+      elapsedMs: (this.#endedMs ?? nowMs()) - this.#startedMs,
+    };
   }
 
   /**
@@ -142,18 +163,21 @@ export class SyncDriver {
     await capture.call('resetBaselines', { ram: plan.kind === 'full' });
     await this.#sendDisk();
     let pages = 0;
-    for (const { id: blockId, bytes } of descriptor.blocks) {
+    for (const block of descriptor.blocks) {
+      const { id: blockId } = block;
       pages += await this.#slices(
         plan.kind === 'full'
           ? {
               slicePages: SLICE_PAGES,
-              blockPages: bytes / PAGE_BYTES,
+              block,
+              isEven: true,
               take: (stretch, transfer) =>
                 capture.call('slice', { blockId, ...stretch, full: true, epoch }, transfer),
             }
           : {
               slicePages: SLICE_PAGES,
-              blockPages: null,
+              block,
+              isEven: false,
               take: (stretch, transfer) =>
                 capture.call('changedSlice', { blockId, ...stretch, since: plan.since }, transfer),
             },
@@ -166,11 +190,14 @@ export class SyncDriver {
   async next(round: number): Promise<number> {
     const { capture, descriptor, epoch } = this.#options;
     this.#round = round;
+    this.#walkedBytes = 0;
     let pages = 0;
-    for (const { id: blockId, bytes } of descriptor.blocks) {
+    for (const block of descriptor.blocks) {
+      const { id: blockId } = block;
       pages += await this.#slices({
         slicePages: LATER_SLICE_PAGES,
-        blockPages: bytes / PAGE_BYTES,
+        block,
+        isEven: true,
         take: (stretch, transfer) =>
           capture.call('slice', { blockId, ...stretch, full: false, epoch }, transfer),
       });
@@ -180,6 +207,7 @@ export class SyncDriver {
 
   /** The message that ends the base image. */
   end(): Uint8Array[] {
+    this.#endedMs = this.#options.nowMs();
     const { pages, batches, diskBytes, digest } = this.#sums;
     return encodeMessage(
       { kind: 'baseEnd', epoch: asEpoch(this.#options.epoch), pages, batches, diskBytes, digest },
@@ -187,8 +215,11 @@ export class SyncDriver {
     );
   }
 
-  async #slices({ slicePages, blockPages, take }: Walk): Promise<number> {
+  async #slices({ slicePages, block, isEven, take }: Walk): Promise<number> {
     const { link, signal } = this.#options;
+    const blockPages = block.bytes / PAGE_BYTES;
+    const walkedBefore = this.#walkedBytes;
+    let donePages = 0;
     let pages = 0;
     let nextPage: number | null = 0;
     const asked: Promise<SliceResult>[] = [];
@@ -200,14 +231,16 @@ export class SyncDriver {
         slice.catch(() => undefined);
         asked.push(slice);
         const next: number = nextPage + slicePages;
-        nextPage = blockPages !== null && next < blockPages ? next : null;
+        nextPage = isEven && next < blockPages ? next : null;
       }
     };
     ask();
     for (let slice = asked.shift(); slice !== undefined; slice = asked.shift()) {
       const result = await slice;
       signal.throwIfAborted();
-      if (blockPages === null) nextPage = result.nextPage;
+      if (!isEven) nextPage = result.nextPage;
+      donePages = isEven ? donePages + slicePages : (result.nextPage ?? blockPages);
+      this.#walkedBytes = walkedBefore + Math.min(donePages, blockPages) * PAGE_BYTES;
       ask();
       pages += result.totals.pages;
       for (const batch of result.batches) this.#sendBatch(batch);

@@ -1,10 +1,11 @@
 /** `romulus status`, `adjust`, `promote`, `scrub`: thin clients of a node's control API. */
 import type { Command } from 'commander';
 import { RomulusError } from '../../base/errors.ts';
-import type { NodeStatus, Spread } from '../../engine/status.ts';
+import type { NodeStatus } from '../../engine/status.ts';
 import { callControl, SCRUB_WAIT_MS } from '../control-client.ts';
 import { durationMs, durationMsOrOff } from '../options.ts';
-import { formatBytes, formatMs, LiveLine, table } from '../render.ts';
+import { LiveLine, table } from '../render.ts';
+import { intervalText, statusLine, statusRows } from '../status-view.ts';
 
 /** Time between two looks of `status --watch`. */
 const WATCH_PERIOD_MS = 500;
@@ -24,83 +25,9 @@ async function fetchStatus(stateDirectory: string): Promise<NodeStatus> {
   return (await callControl({ stateDirectory, method: 'GET', path: '/v1/status' })) as NodeStatus;
 }
 
-function spread(value: Spread, format: (one: number) => string): string {
-  return `${format(value.p50)} / ${format(value.p99)} / ${format(value.max)}`;
-}
-
 interface AdjustFlags extends ControlFlags {
   readonly interval?: number;
   readonly minInterval?: number;
-}
-
-function intervalText({ intervalMs, minIntervalMs }: NodeStatus): string {
-  const interval = formatMs(intervalMs);
-  if (minIntervalMs === 0) return interval;
-  return `${interval}, ${formatMs(minIntervalMs)} at least when output waits`;
-}
-
-/** A node's status as rows for people. */
-export function statusRows(status: NodeStatus): [string, string][] {
-  const count = (value: number): string => String(Math.round(value));
-  return [
-    ['node', `${status.node} (${status.role})`],
-    ['state', `${status.state}: ${status.why}`],
-    ['guest', status.guest ?? '-'],
-    ['generation', String(status.generation)],
-    [
-      'epochs made / acked / released / applied',
-      `${status.epoch} / ${status.ackedEpoch} / ${status.releasedEpoch} / ${status.appliedEpoch}`,
-    ],
-    ['interval', intervalText(status)],
-    ['checkpoints early, for output', String(status.earlyCheckpoints)],
-    ['pause p50 / p99 / max', spread(status.pauseMs, formatMs)],
-    ['output delay p50 / p99 / max', spread(status.outputDelayMs, formatMs)],
-    ['dirty pages p50 / p99 / max', spread(status.dirtyPages, count)],
-    ['bytes raw / sent', `${formatBytes(status.bytesRaw)} / ${formatBytes(status.bytesSent)}`],
-    ['queue', formatBytes(status.queueBytes)],
-    ['frames held / released', `${status.outputHeldFrames} / ${status.outputReleasedFrames}`],
-    ...weakerRows(status),
-    [
-      'peer',
-      status.peer === null
-        ? '-'
-        : `${status.peer.node}, ${status.peer.connected ? 'connected' : 'not connected'}`,
-    ],
-    [
-      'last heartbeat',
-      status.heartbeatAgeMs === null ? '-' : `${formatMs(status.heartbeatAgeMs)} ago`,
-    ],
-    [
-      'heartbeats late / longest gap',
-      `${status.heartbeatsLate} / ${formatMs(status.heartbeatGapMsMax)}`,
-    ],
-    ['tracker', status.tracker ?? '-'],
-    ...hookRow(status),
-  ];
-}
-
-/** What the operator chose to be protected less than the rest. */
-function weakerRows({ outputHold, diskMode }: NodeStatus): [string, string][] {
-  const rows: [string, string][] = [];
-  if (outputHold === 'none')
-    rows.push(['network output', 'not held (--net hold=none): connections may see lost output']);
-  if (diskMode === 'none') rows.push(['disks', 'not copied (--disk none)']);
-  if (diskMode === 'shared') rows.push(['disks', 'shared by both hosts (--disk shared)']);
-  return rows;
-}
-
-function hookRow({ promoteHook }: NodeStatus): [string, string][] {
-  if (promoteHook === null) return [];
-  const { state, why } = promoteHook;
-  return [['promote hook', why === '' ? state : `${state}: ${why}`]];
-}
-
-function statusLine(status: NodeStatus): string {
-  return (
-    `${status.node} ${status.role} ${status.state}  epoch ${status.epoch}  ` +
-    `pages ${Math.round(status.dirtyPages.last)}  pause ${formatMs(status.pauseMs.last)}  ` +
-    `queue ${formatBytes(status.queueBytes)}  output delay ${formatMs(status.outputDelayMs.p50)}`
-  );
 }
 
 async function watch(stateDirectory: string, json: boolean): Promise<void> {
