@@ -249,7 +249,7 @@ export class Node {
       };
       if (word?.runner === living.instance) return machine;
       if (word !== null) {
-        await this.#endLeftover(living, word);
+        await this.#fenceOff(addressOf(living), word);
         return null;
       }
       // Nothing was asked of the register in its name yet.
@@ -261,8 +261,7 @@ export class Node {
     const instance = `${this.#config.node}#${randomBytes(4).toString('hex')}`;
     if (word !== null && !(await this.#takeOver(parts, word, instance))) {
       if (this.#stopping) return null;
-      await this.#endMachine(address);
-      this.#mustHavePeer(`the register names ${describeWord(word)}`);
+      await this.#fenceOff(address, word);
       return null;
     }
     return { address, instance, promoted: null, epoch: 0 };
@@ -303,12 +302,13 @@ export class Node {
     return current;
   }
 
-  async #endLeftover(saved: SavedMachine, word: RegisterWord): Promise<void> {
-    const why = `the register names ${describeWord(word)}; the machine left here is ended`;
+  /** A machine is here, and another has the right to run: said aloud, since its owner may not expect it. */
+  async #fenceOff(address: MachineAddress, word: RegisterWord): Promise<void> {
+    const why = `the register names ${describeWord(word)}; the machine at ${address.controlPath} is ended`;
     this.#log.error(why);
     this.#audit.record('fenced', { why });
     this.#emit({ event: 'fenced', why });
-    await this.#endMachine(addressOf(saved));
+    await this.#endMachine(address);
     this.#state.clear();
     this.#mustHavePeer(why);
   }

@@ -2,107 +2,34 @@
  * Goal: what README and RUNBOOK tell a user to type does what they say. Method: the built commands,
  * as processes, from the machine to the gateway; a failover in the middle of a client's session.
  */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import type { ChildProcess } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { RomulusError } from '../../src/base/errors.ts';
-import { callControl } from '../../src/cli/control-client.ts';
-import { CLI_PATH } from '../../src/drill/node-process.ts';
 import { freePorts } from '../../src/drill/ports.ts';
 import { askRedis } from '../../src/drill/redis-benchmark.ts';
 import type { NodeStatus } from '../../src/engine/status.ts';
 import { machineOf } from '../../src/drill/machine-note.ts';
+import { HandNodes, type Ran, WAIT_MS } from '../support/hand-nodes.ts';
 
-const WAIT_MS = 60_000;
-/** What of a node's last words a failure shows. */
-const LAST_WORDS = 6000;
+let nodes: HandNodes;
 let directory = '';
-let running: ChildProcess[] = [];
-let lastWords: { readonly command: string; text: string }[] = [];
 
 beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), 'romulus-nodes-'));
-  mkdirSync(join(directory, 'arbiter'));
+  nodes = new HandNodes();
+  ({ directory } = nodes);
 });
 
-afterEach(async () => {
-  for (const child of running) await end(child, 'SIGKILL');
-  for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)))
-    if (commandLine(name).includes(`${directory}/`)) killIfThere(Number(name));
-  running = [];
-  lastWords = [];
-  rmSync(directory, { recursive: true, force: true });
-});
+afterEach(() => nodes.close());
 
-function killIfThere(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
-  }
-}
-
-function commandLine(pid: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-  } catch {
-    return '';
-  }
-}
-
-function start(...args: string[]): ChildProcess {
-  const child = spawn(process.execPath, [CLI_PATH, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  child.stdout.resume();
-  const words = { command: args[0] ?? '', text: '' };
-  lastWords.push(words);
-  child.stderr.on('data', (chunk: Buffer) => {
-    words.text = (words.text + String(chunk)).slice(-LAST_WORDS);
-  });
-  running.push(child);
-  return child;
-}
-
-async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> {
-  if (child.exitCode !== null || child.signalCode !== null) return child.exitCode;
-  const gone = new Promise<number | null>((resolve) => child.once('exit', resolve));
-  child.kill(signal);
-  return gone;
-}
-
-function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  return new Promise((resolve) => {
-    execFile(process.execPath, [CLI_PATH, ...args], (error, stdout, stderr) => {
-      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
-    });
-  });
-}
-
-/** As `romulus status` asks; starting a process for every look would take most of the time. */
-async function status(name: string): Promise<NodeStatus | null> {
-  const stateDirectory = join(directory, name);
-  try {
-    return (await callControl({ stateDirectory, method: 'GET', path: '/v1/status' })) as NodeStatus;
-  } catch (error) {
-    if (error instanceof RomulusError) return null;
-    throw error;
-  }
-}
-
-async function until(what: string, test: () => Promise<boolean>): Promise<void> {
-  const deadlineMs = performance.now() + WAIT_MS;
-  while (!(await test())) {
-    if (performance.now() > deadlineMs)
-      throw new Error(
-        `waited in vain for ${what}\n${lastWords.map(({ command, text }) => `${command}: ${text}`).join('\n')}`,
-      );
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
+const start = (...args: string[]): ChildProcess => nodes.start(args);
+const run = (...args: string[]): Promise<Ran> => nodes.run(args);
+const end = (child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> =>
+  nodes.end(child, signal);
+const status = (name: string): Promise<NodeStatus | null> => nodes.status(name);
+const until = (what: string, test: () => Promise<boolean>): Promise<void> =>
+  nodes.until(what, test);
 
 interface Ports {
   readonly a: number;
@@ -173,8 +100,7 @@ async function startAll(
   ports: Ports,
   extraOfB: readonly string[] = [],
 ): Promise<{ a: ChildProcess; b: ChildProcess }> {
-  start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'kv');
-  await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
+  await nodes.startMachine('m.sock', '--workload', 'kv');
   const a = startPrimary(ports);
   await until('a', async () => (await status('a')) !== null);
   const b = start(...argsOfB(ports), ...extraOfB);
@@ -275,8 +201,7 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
   it('resume over a link that broke, from the epoch they were at, without a new image', async () => {
     const ports = await choosePorts();
     const cable = await startCable(ports.a);
-    start('sim', '--socket', join(directory, 'm.sock'), '--memory', '32M', '--workload', 'hotspot');
-    await until('the machine', () => Promise.resolve(readdirSync(directory).includes('m.sock')));
+    await nodes.startMachine('m.sock', '--workload', 'hotspot');
     startPrimary(ports);
     await until('a', async () => (await status('a')) !== null);
     start(...argsOfB({ ...ports, a: cable.port }));
@@ -308,10 +233,9 @@ describe('two nodes by hand', { timeout: 3 * WAIT_MS }, () => {
     const { port } = blackHole.address() as { port: number };
     try {
       await startAll(await choosePorts(), ['--peer-heartbeat', `127.0.0.1:${port}`]);
-      await until('the warnings', () =>
-        Promise.resolve(
-          lastWords.filter(({ text }) => text.includes('ERR_TRANSPORT_NO_HEARTBEATS')).length === 2,
-        ),
+      await nodes.until(
+        'the warnings',
+        () => nodes.sayingCount('ERR_TRANSPORT_NO_HEARTBEATS') === 2,
       );
       for (const name of ['a', 'b']) {
         expect(await status(name)).toMatchObject({ heartbeatAgeMs: null });
