@@ -16,6 +16,17 @@ export const KIB = 1024;
 export const MIB = 1024 * KIB;
 export const GIB = 1024 * MIB;
 
+/** A size exactly: `512M`, as flags take it; in bytes, `100B`, where no unit divides it. */
+export function sizeText(bytes: number): string {
+  for (const [unit, name] of [
+    [GIB, 'G'],
+    [MIB, 'M'],
+    [KIB, 'K'],
+  ] as const)
+    if (bytes > 0 && bytes % unit === 0) return `${bytes / unit}${name}`;
+  return `${bytes}B`;
+}
+
 /** @throws {RangeError} when the number cannot be an epoch. */
 export function asEpoch(value: number): Epoch {
   if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an epoch: ${value}`);

@@ -236,7 +236,6 @@ export class PrimaryStream {
   #onWelcome(linkId: number, frame: Frame, message: WelcomeMessage): void {
     const { parts, watch, step } = this.#options;
     const { config } = parts;
-    checkMemory(message, config.expectedMemoryBytes);
     this.#welcome = message;
     const linkHost = config.peer;
     assert(linkHost !== undefined, 'a backup has a peer');
@@ -259,18 +258,4 @@ export class PrimaryStream {
     const complete = end.batches <= frames && end.digest === digest.value;
     this.#options.step({ kind: 'baseEnd', linkId, complete });
   }
-}
-
-/** @throws {RomulusError} ERR_GUEST_DESCRIPTOR when the machine is not as large as was expected. */
-function checkMemory(message: WelcomeMessage, expectedBytes: number | undefined): void {
-  const ramBytes = message.guest.blocks.reduce((sum, block) => sum + block.bytes, 0);
-  if (expectedBytes === undefined || expectedBytes === ramBytes) return;
-  throw new RomulusError(
-    'ERR_GUEST_DESCRIPTOR',
-    `the primary's machine has ${ramBytes} bytes of RAM, --memory says ${expectedBytes}`,
-    {
-      remedy: 'Correct or leave out --memory on the backup.',
-      details: { ramBytes, expectedBytes },
-    },
-  );
 }

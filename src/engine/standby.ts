@@ -3,8 +3,10 @@
  * connected to a closed gate. Everything that can be done before a promotion is done here.
  */
 import type { Logger } from 'pino';
+import { RomulusError } from '../base/errors.ts';
+import { sizeText } from '../base/units.ts';
 import type { GuestDescriptor, IncomingGuest } from '../guests/guest.ts';
-import { type MachineAddress, prepareIncoming } from '../guests/index.ts';
+import { type MachineAddress, memoryBytesOf, prepareIncoming } from '../guests/index.ts';
 import type { MachineSocket } from '../nets/machine-socket.ts';
 import type { OutputGate } from '../nets/output-gate.ts';
 import type { NodeConfig } from './config.ts';
@@ -21,7 +23,11 @@ export interface Standby {
   discard(): Promise<void>;
 }
 
-/** Starts a machine of this description that waits for its state. */
+/**
+ * Starts a machine of this description that waits for its state.
+ * @throws {RomulusError} ERR_CONFIG_MEMORY when it is not of the size that this node was told to expect;
+ *   as `prepareIncoming`.
+ */
 export async function prepareStandby(options: {
   readonly descriptor: GuestDescriptor;
   readonly config: NodeConfig;
@@ -29,6 +35,7 @@ export async function prepareStandby(options: {
   readonly log: Logger;
 }): Promise<Standby> {
   const { descriptor, config, gate, log } = options;
+  requireMemory(memoryBytesOf(descriptor), config.expectedMemoryBytes);
   // It will be the protected machine one day, on this host.
   const simTracker = machineTracker(config.tracker);
   const { qemuBinary: binary, qemuMapping: mapping, ramDirectory } = config;
@@ -62,4 +69,17 @@ export async function prepareStandby(options: {
     await incoming.discard();
     throw error;
   }
+}
+
+function requireMemory(memoryBytes: number, expectedBytes: number | undefined): void {
+  if (expectedBytes === undefined || expectedBytes === memoryBytes) return;
+  const [found, expected] = [memoryBytes, expectedBytes].map(sizeText);
+  throw new RomulusError(
+    'ERR_CONFIG_MEMORY',
+    `the primary's machine has ${found} of memory, and this backup was told to expect ${expected} (--memory)`,
+    {
+      remedy: `Check that --peer leads to the right primary; then start the backup with --memory ${found}, or without --memory.`,
+      details: { memoryBytes, expectedBytes },
+    },
+  );
 }

@@ -6,7 +6,7 @@ import type { DiskMode, Guest, GuestDescriptor, IncomingGuest, MachineMonitor } 
 import type { GuestKind } from './kinds.ts';
 import { attachQemu } from './qemu/attach.ts';
 import { endQemu } from './qemu/end.ts';
-import { prepareQemu } from './qemu/prepare.ts';
+import { prepareQemu, qemuMemoryBytes } from './qemu/prepare.ts';
 import type { QemuMapping } from './qemu/profile/mapping.ts';
 import { prepareIncomingSim } from './sim/incoming.ts';
 import { attachSim } from './sim/sim-guest.ts';
@@ -51,6 +51,16 @@ export async function endGuest(address: MachineAddress): Promise<void> {
   const { kind, controlPath, pid } = address;
   if (kind === 'sim') await (await attachSim({ socketPath: controlPath })).fence();
   else await endQemu({ qmpPath: controlPath, ...(pid !== undefined && { pid }) });
+}
+
+/**
+ * The machine's main memory, as whoever started it said it.
+ * @throws {RomulusError} as `qemuMemoryBytes`.
+ */
+export function memoryBytesOf(descriptor: GuestDescriptor): number {
+  return descriptor.kind === 'sim'
+    ? descriptor.blocks.reduce((sum, block) => sum + block.bytes, 0)
+    : qemuMemoryBytes(descriptor);
 }
 
 export interface PrepareIncomingOptions {

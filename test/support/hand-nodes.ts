@@ -106,7 +106,13 @@ export class HandNodes {
   async startMachine(socket: string, ...extra: readonly string[]): Promise<ChildProcess> {
     const path = join(this.directory, socket);
     rmSync(path, { force: true });
-    const machine = this.start(['sim', '--socket', path, '--memory', '32M', ...extra]);
+    const machine = this.start([
+      'sim',
+      '--socket',
+      path,
+      ...(extra.includes('--memory') ? [] : ['--memory', '32M']),
+      ...extra,
+    ]);
     await this.until('the machine', () => readdirSync(this.directory).includes(socket));
     return machine;
   }

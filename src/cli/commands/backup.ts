@@ -17,7 +17,7 @@ export function addBackup(program: Command): void {
     .requiredOption('--peer <host:port>', 'the primary: its --listen address', endpoint('--peer'))
     .option(
       '--memory <size>',
-      'refuse a machine whose memory is not of this size',
+      'refuse a machine whose main memory is not of this size (what -m of QEMU says)',
       sizeBytes('--memory'),
     )
     .addHelpText(

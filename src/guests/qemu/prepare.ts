@@ -70,6 +70,14 @@ export async function prepareQemu(options: PrepareQemuOptions): Promise<Incoming
   }
 }
 
+/**
+ * Main memory as `-m` gives it: without plugged modules, firmware, ACPI tables and video memory.
+ * @throws {RomulusError} ERR_GUEST_DESCRIPTOR.
+ */
+export function qemuMemoryBytes(descriptor: GuestDescriptor): number {
+  return readProfile(descriptor).memoryBytes;
+}
+
 function readProfile(descriptor: GuestDescriptor): QemuProfile {
   const { data, error } = qemuProfileSchema.safeParse(descriptor.profile);
   if (data !== undefined) return data;
