@@ -8,9 +8,13 @@ import { toRomulusError } from '../base/errors.ts';
 import { crc32c } from '../codec/checksum.ts';
 import { type HostFacts, hostFacts } from '../native/host.ts';
 import { SIM_EXECUTABLE } from '../native/load.ts';
+import { missingTools, priorityToBeHad, tryToAttach } from './host-trials.ts';
 
-/** `ok` works, `slow` works but costs, `fails` means that protection cannot work. */
-export type Finding = 'ok' | 'slow' | 'fails';
+/**
+ * `ok` works, `slow` works but costs or not for every machine, `fails` means that protection cannot
+ * work, `note` is of no consequence for what is installed here.
+ */
+export type Finding = 'ok' | 'slow' | 'fails' | 'note';
 
 export interface HostCheck {
   readonly name: string;
@@ -20,22 +24,23 @@ export interface HostCheck {
   readonly remedy: string | null;
 }
 
-/** Oldest Node whose builds we run on. */
-const NODE_MAJOR_MIN = 20;
+/** Oldest Node that we run on: `engines` of package.json. */
+const NODE_MIN = { major: 20, minor: 19 } as const;
 /** CRC-32C of "123456789" (RFC 3720, appendix B.4). */
 const CRC32C_CHECK_VALUE = 0xe3069283;
 const REBUILD = 'Run `npm ci` in the checkout; it needs g++, make and python3.';
 
 const require = createRequire(import.meta.url);
 
-function checkNode(): HostCheck {
-  const [major = 0] = process.versions.node.split('.').map(Number);
-  const ok = major >= NODE_MAJOR_MIN;
+/** @param version as `process.versions.node` has it. */
+export function checkNode(version: string): HostCheck {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  const ok = major > NODE_MIN.major || (major === NODE_MIN.major && minor >= NODE_MIN.minor);
   return {
     name: 'node',
     finding: ok ? 'ok' : 'fails',
-    text: `Node ${process.versions.node}`,
-    remedy: ok ? null : `Install Node ${NODE_MAJOR_MIN} or newer.`,
+    text: `Node ${version}`,
+    remedy: ok ? null : `Install Node ${NODE_MIN.major}.${NODE_MIN.minor} or newer.`,
   };
 }
 
@@ -121,22 +126,57 @@ function checkTracker(facts: HostFacts): HostCheck {
   };
 }
 
-function checkPtrace(facts: HostFacts): HostCheck {
+function checkAttach(facts: HostFacts): HostCheck {
   const name = 'attaching to a machine';
-  if (facts.ptraceCapability)
-    return { name, finding: 'ok', text: 'CAP_SYS_PTRACE is held', remedy: null };
-  if (facts.yamaScope <= 1)
+  const { tried, error } = tryToAttach(facts.userfaultfd && facts.pagemapScan);
+  const how =
+    tried === 'whole'
+      ? 'tried with a process of this user'
+      : 'inferred: the memory of a process of this user can be opened';
+  const others = facts.ptraceCapability
+    ? 'machines of other users too, since CAP_SYS_PTRACE is held'
+    : 'machines of this user only';
+  if (error === null) return { name, finding: 'ok', text: `${how}; ${others}`, remedy: null };
+  // A simulated machine lets anybody of its user attach.
+  if (facts.yamaScope === 1)
     return {
       name,
-      finding: 'ok',
-      text: `machines of this user only, which must allow it (yama ptrace_scope ${facts.yamaScope})`,
-      remedy: null,
+      finding: 'slow',
+      text: 'simulated machines only: kernel.yama.ptrace_scope is 1 and CAP_SYS_PTRACE is missing',
+      remedy: 'For a QEMU set kernel.yama.ptrace_scope to 0, or grant CAP_SYS_PTRACE.',
     };
   return {
     name,
     finding: 'fails',
-    text: `yama ptrace_scope is ${facts.yamaScope} and CAP_SYS_PTRACE is missing`,
-    remedy: 'Set kernel.yama.ptrace_scope to 1 or lower, or grant CAP_SYS_PTRACE.',
+    text: `a process of this user cannot be attached to (yama ptrace_scope ${facts.yamaScope}): ${error.message}`,
+    remedy:
+      'Set kernel.yama.ptrace_scope to 0, or grant CAP_SYS_PTRACE; in a container, allow the ptrace system call (seccomp).',
+  };
+}
+
+function checkPriority(priority: 'rr' | 'nice' | 'none'): HostCheck {
+  const name = 'priority of heartbeats';
+  if (priority === 'rr')
+    return { name, finding: 'ok', text: 'real-time priority is to be had', remedy: null };
+  return {
+    name,
+    finding: 'slow',
+    text:
+      priority === 'nice'
+        ? 'no real-time priority, only a better niceness: on a saturated host a living node may look dead'
+        : 'neither real-time priority nor a better niceness: on a busy host a living node may look dead',
+    remedy:
+      'Run the nodes as root, or grant CAP_SYS_NICE (systemd: AmbientCapabilities=CAP_SYS_NICE).',
+  };
+}
+
+function checkTools(missing: readonly string[]): HostCheck {
+  const ok = missing.length === 0;
+  return {
+    name: 'build tools',
+    finding: ok ? 'ok' : 'note',
+    text: ok ? 'g++ with C++20, make and python3 are here' : `missing: ${missing.join(', ')}`,
+    remedy: ok ? null : 'Needed for `npm ci` alone: on Debian, apt-get install g++ make python3.',
   };
 }
 
@@ -150,21 +190,25 @@ function checkSimd(facts: HostFacts): HostCheck {
 }
 
 /** All findings, the decisive ones first. */
-export function examineHost(): { readonly facts: HostFacts | null; readonly checks: HostCheck[] } {
-  const checks = [checkNode()];
+export async function examineHost(): Promise<{
+  readonly facts: HostFacts | null;
+  readonly checks: HostCheck[];
+}> {
+  const checks = [checkNode(process.versions.node)];
   let facts: HostFacts | null = null;
   try {
     facts = hostFacts();
     checks.push(
       { name: 'native part', finding: 'ok', text: 'loads in this Node', remedy: null },
       checkTracker(facts),
-      checkPtrace(facts),
+      checkAttach(facts),
+      checkPriority(await priorityToBeHad()),
       checkSimd(facts),
     );
   } catch (error) {
     const { message, remedy } = toRomulusError(error);
     checks.push({ name: 'native part', finding: 'fails', text: message, remedy });
   }
-  checks.push(checkSimulator(), checkLz4(), checkCrc());
+  checks.push(checkSimulator(), checkLz4(), checkCrc(), checkTools(missingTools()));
   return { facts, checks };
 }

@@ -40,6 +40,16 @@ describe('help', () => {
     }
   });
 
+  it('offers --json with every command that README says has it', () => {
+    for (const command of buildProgram().commands) {
+      const has = command.options.some(({ long }) => long === '--json');
+      expect({ command: command.name(), has }).toEqual({
+        command: command.name(),
+        has: command.name() !== 'bench',
+      });
+    }
+  });
+
   it('tells the version', async () => {
     expect(await run('--version')).toBe(0);
     expect(stdout.trim()).toMatch(/^\d+\.\d+\.\d+/);

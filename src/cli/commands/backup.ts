@@ -23,12 +23,20 @@ export function addBackup(program: Command): void {
     .addHelpText(
       'after',
       `
-Example:
+Examples:
+  $ echo '{"drives": {"disk0": "/srv/replica.raw"}}' > map.json   # where its disks go here
+  $ romulus backup --peer 192.0.2.1:7000 --listen 192.0.2.2:7000 --map map.json \\
+      --qemu /usr/bin/qemu-system-x86_64 \\
+      --state-dir /var/lib/romulus/vm --arbiter file:/shared/arbiter
+
   $ romulus backup --peer 127.0.0.1:7000 --listen 127.0.0.1:7001 \\
       --net-listen 127.0.0.1:7101 --state-dir /tmp/b --arbiter file:/tmp/arbiter
 `,
     );
-  addNodeOptions(command, 'b').action(async (flags: BackupFlags) => {
+  addNodeOptions(command, {
+    name: 'b',
+    guest: 'kind of machine; not needed: the primary tells it',
+  }).action(async (flags: BackupFlags) => {
     await runForeground(
       {
         ...sharedConfig(flags),

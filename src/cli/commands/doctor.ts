@@ -13,7 +13,7 @@ export function addDoctor(program: Command): void {
     .addHelpText('after', '\nExample:\n  $ romulus doctor\n')
     .action(async (flags: { readonly json?: boolean }) => {
       const { examineHost } = await import('../host-checks.ts');
-      const { facts, checks } = examineHost();
+      const { facts, checks } = await examineHost();
       const ok = checks.every(({ finding }) => finding !== 'fails');
       if (flags.json === true)
         process.stdout.write(`${JSON.stringify({ schemaVersion: 1, ok, host: facts, checks })}\n`);
@@ -23,6 +23,7 @@ export function addDoctor(program: Command): void {
           ok: colors.green,
           slow: colors.yellow,
           fails: colors.red,
+          note: colors.dim,
         };
         const rows = checks.map(({ name, finding, text }) => [paint[finding](finding), name, text]);
         process.stdout.write(`${table(['', 'what', 'finding'], rows, process.stdout)}\n`);

@@ -52,15 +52,14 @@ export interface NodeFlags {
   readonly json?: boolean;
 }
 
-/** Adds the shared flags; `name` is the node's default name. */
-export function addNodeOptions(command: Command, name: string): Command {
+/** Adds the shared flags: the node's default name, and what `--guest` means to it. */
+export function addNodeOptions(
+  command: Command,
+  own: { readonly name: string; readonly guest: string },
+): Command {
   return command
-    .option(
-      '--guest <kind>',
-      'kind of machine: sim or qemu (default: what the other options say)',
-      oneOf('--guest', GUEST_KINDS),
-    )
-    .option('--name <name>', 'name of this node', name)
+    .option('--guest <kind>', own.guest, oneOf('--guest', GUEST_KINDS))
+    .option('--name <name>', 'name of this node; the register knows it by that', own.name)
     .requiredOption(
       '--listen <host:port>',
       'where the other node reaches this one while this one is the primary',
@@ -78,7 +77,7 @@ export function addNodeOptions(command: Command, name: string): Command {
     )
     .option(
       '--net-listen <host:port>',
-      "where the outside world reaches the machine's network port",
+      "where the outside world reaches a simulated machine's network port",
       endpoint('--net-listen'),
     )
     .requiredOption('--state-dir <dir>', "directory for this node's socket and files")
@@ -130,7 +129,7 @@ export function addNodeOptions(command: Command, name: string): Command {
     )
     .option(
       '--disk <mode>',
-      'replicate (every write goes to the backup), shared (both hosts have the same storage) or none',
+      'replicate (every write goes to the backup), shared (both hosts have the same storage) or none; the same on both nodes (default: replicate)',
       oneOf('--disk', DISK_MODES),
     )
     .option(

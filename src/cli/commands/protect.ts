@@ -49,7 +49,10 @@ Examples:
       --net-listen 127.0.0.1:7100 --state-dir /tmp/a --arbiter file:/tmp/arbiter
 `,
     );
-  addNodeOptions(command, 'a').action(async (flags: ProtectFlags) => {
+  addNodeOptions(command, {
+    name: 'a',
+    guest: 'kind of machine: sim or qemu (default: what names the machine says)',
+  }).action(async (flags: ProtectFlags) => {
     await runForeground(
       {
         ...sharedConfig(flags),

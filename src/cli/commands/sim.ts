@@ -19,6 +19,18 @@ interface SimFlags {
   readonly rate?: number;
   readonly seed?: number;
   readonly tracker: 'auto' | 'mprotect' | 'none';
+  readonly json?: boolean;
+}
+
+/** What happens to the machine, as it is told on stdout. */
+type SimEvent =
+  | { readonly event: 'listening'; readonly pid: number; readonly socket: string }
+  | { readonly event: 'ended'; readonly code: number | null; readonly signal: string | null };
+
+function tell(event: SimEvent, json: boolean): void {
+  if (json) process.stdout.write(`${JSON.stringify({ schemaVersion: 1, ...event })}\n`);
+  else if (event.event === 'listening')
+    process.stdout.write(`listening: control socket ${event.socket}, process ${event.pid}\n`);
 }
 
 function simArguments(flags: SimFlags): string[] {
@@ -34,13 +46,20 @@ function simArguments(flags: SimFlags): string[] {
   return tracks ? [...args, '--tracker', 'mprotect'] : args;
 }
 
-/** Runs the machine until it ends or we are told to end; its output is ours. */
-async function runMachine(args: readonly string[]): Promise<number> {
+/** Runs the machine until it ends or we are told to end; gives the exit code. */
+async function runMachine(flags: SimFlags): Promise<number> {
   if (!existsSync(SIM_EXECUTABLE))
     throw new RomulusError('ERR_HOST_NATIVE_MISSING', 'the simulated machine is not built', {
       remedy: 'Run `npm ci` in the checkout; it needs g++, make and python3.',
     });
-  const machine = spawn(SIM_EXECUTABLE, [...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+  const json = flags.json === true;
+  const machine = spawn(SIM_EXECUTABLE, simArguments(flags), {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  // Its one line: it can be connected to.
+  machine.stdout.once('data', () =>
+    tell({ event: 'listening', pid: machine.pid ?? 0, socket: flags.socket }, json),
+  );
   const forward = (signal: NodeJS.Signals): void => {
     machine.kill(signal);
   };
@@ -48,7 +67,10 @@ async function runMachine(args: readonly string[]): Promise<number> {
   try {
     return await new Promise<number>((resolve, reject) => {
       machine.once('error', reject);
-      machine.once('exit', (code, signal) => resolve(signal === null ? (code ?? 1) : EXIT_FAILED));
+      machine.once('close', (code, signal) => {
+        tell({ event: 'ended', code, signal }, json);
+        resolve(code ?? EXIT_FAILED);
+      });
     });
   } finally {
     for (const signal of FORWARDED_SIGNALS) process.removeListener(signal, forward);
@@ -84,11 +106,12 @@ export function addSim(program: Command): void {
       oneOf('--tracker', ['auto', 'mprotect', 'none'] as const),
       'auto',
     )
+    .option('--json', 'events as JSON lines on stdout')
     .addHelpText(
       'after',
       '\nExample:\n  $ romulus sim --socket /tmp/m.sock --memory 256M --workload kv\n',
     )
     .action(async (flags: SimFlags) => {
-      process.exitCode = await runMachine(simArguments(flags));
+      process.exitCode = await runMachine(flags);
     });
 }
