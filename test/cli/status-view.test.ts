@@ -53,6 +53,8 @@ const QUIET: NodeStatus = {
   linkPort: 7000,
   heartbeatPort: 7002,
   heartbeatAgeMs: 4,
+  heartbeatGapMsMax: 0,
+  heartbeatsLate: 0,
 };
 
 const FULL: NonNullable<NodeStatus['sync']> = {
