@@ -26,8 +26,9 @@ async function heard(...flags: string[]): Promise<{ code: number | null; lines: 
   );
   let said = '';
   child.stdout.on('data', (chunk: Buffer) => {
+    // Once: what it says of its end is no reason to end it again.
+    if (said === '') child.kill('SIGTERM');
     said += String(chunk);
-    if (said.endsWith('\n')) child.kill('SIGTERM');
   });
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
   return { code, lines: said.trim().split('\n') };
