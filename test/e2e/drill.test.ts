@@ -57,6 +57,12 @@ describe('a drill', { timeout: DRILL_WAIT_MS }, () => {
     expect(finished.result.story.join('\n')).toContain('the other way round');
   });
 
+  it('--tracker mprotect: a machine that tracks itself, as on an old kernel', async () => {
+    const finished = await drill('--tracker', 'mprotect', '--workload', 'hotspot', '--rejoin');
+    expectProof(finished);
+    expect(finished.result.tracker).toBe('mprotect');
+  });
+
   it('kv: every acknowledged INCR is there', async () => {
     const finished = await drill('--workload', 'kv');
     expectProof(finished);

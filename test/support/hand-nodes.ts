@@ -102,6 +102,11 @@ export class HandNodes {
     return this.#lastWords.filter(({ text }) => text.includes(words)).length;
   }
 
+  /** Whether the directory has that file. */
+  has(name: string): boolean {
+    return readdirSync(this.directory).includes(name);
+  }
+
   /** Starts a simulated machine at a socket of that name in the directory. */
   async startMachine(socket: string, ...extra: readonly string[]): Promise<ChildProcess> {
     const path = join(this.directory, socket);
@@ -113,7 +118,7 @@ export class HandNodes {
       ...(extra.includes('--memory') ? [] : ['--memory', '32M']),
       ...extra,
     ]);
-    await this.until('the machine', () => readdirSync(this.directory).includes(socket));
+    await this.until('the machine', () => this.has(socket));
     return machine;
   }
 
