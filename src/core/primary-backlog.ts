@@ -4,7 +4,8 @@
  * First epochs lengthen (`epoch-pacer.ts`). That does not help for ever: what is held waits for an
  * acknowledgement, so an epoch that grew too old ends the protection, by the same way as any other loss
  * of a backup: through the register. The guest itself is never held back. Whoever fell behind is given a
- * new image after a rest (`backlog-rest.ts`); its greeting waits until then.
+ * new image after a rest (`backlog-rest.ts`), which begins with the end of the protection; its greeting
+ * waits until then.
  */
 import { dropAndLose } from './primary-backups.ts';
 import type { PrimaryContext } from './primary-context.ts';
@@ -17,8 +18,8 @@ export function dropUnanswering(primary: PrimaryContext): void {
   const untilMs = answerUntilMs(state, flow.overdueAtMs);
   if (untilMs === null || nowMs < untilMs) return;
   // A prospect was sent nothing yet that it could have been too slow for.
-  if (state.name !== 'unprotected') primary.rest.begin(nowMs);
-  dropAndLose(primary, 'the backup did not answer in time', false);
+  const fellBehind = state.name !== 'unprotected';
+  dropAndLose(primary, { why: 'the backup did not answer in time', isHopeless: false, fellBehind });
 }
 
 /** When the oldest epoch will have waited too long for its acknowledgement; null: none waits. */
@@ -32,18 +33,17 @@ export function dropTooFarBehind(primary: PrimaryContext): void {
   const { flow, nowMs, options } = primary;
   const atMs = tooFarBehindAtMs(primary);
   if (atMs === null || nowMs < atMs) return;
-  primary.rest.begin(nowMs);
   const { backlogMs } = options.limits;
   const epoch = flow.acknowledgedEpoch + 1;
   const why = `the backup does not keep up: epoch ${epoch} was not acknowledged for ${backlogMs} ms`;
-  dropAndLose(primary, why, true);
+  dropAndLose(primary, { why, isHopeless: true, fellBehind: true });
 }
 
 /** When the greeting that waits is answered, in milliseconds; null: none waits for a rest to end. */
 export function restedAtMs(primary: PrimaryContext): number | null {
   const { state, waitingHello, rest, shutdownUntilMs } = primary;
-  const isAwaited = waitingHello !== null && shutdownUntilMs === null;
-  return state.name === 'unprotected' && isAwaited ? rest.untilMs : null;
+  if (waitingHello === null || shutdownUntilMs !== null) return null;
+  return state.name === 'unprotected' && state.prospect === null ? rest.untilMs : null;
 }
 
 /** Takes back who waited for the rest to end. */

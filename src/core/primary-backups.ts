@@ -4,7 +4,13 @@
  */
 import { assert, unreachable } from '../base/assert.ts';
 import type { PrimaryContext } from './primary-context.ts';
-import { becomePaired, becomeSevered, becomeUnprotected, welcomeImage } from './primary-roles.ts';
+import {
+  becomePaired,
+  becomeSevered,
+  becomeUnprotected,
+  type Loss,
+  welcomeImage,
+} from './primary-roles.ts';
 import { linkOf } from './primary-state.ts';
 import type { LinkId } from './primary-types.ts';
 import { receive } from './reception.ts';
@@ -24,7 +30,7 @@ export function handleHello(primary: PrimaryContext, hello: BackupHello): void {
     case 'welcome':
       return welcomeImage(primary, hello);
     case 'replace':
-      dropAndLose(primary, `${node} dialled again`, false);
+      dropAndLose(primary, { why: `${node} dialled again`, isHopeless: false });
       return handleHello(primary, hello);
     case 'wait':
       if (reception.replaces !== null) {
@@ -64,12 +70,13 @@ export function handleReady(primary: PrimaryContext, linkId: LinkId, instance: I
 
 export function handleLinkClosed(primary: PrimaryContext, linkId: LinkId, why: string): void {
   if (primary.waitingHello?.linkId === linkId) primary.waitingHello = null;
-  if (linkOf(primary.state)?.linkId === linkId) loseBackup(primary, why, false);
+  if (linkOf(primary.state)?.linkId === linkId) loseBackup(primary, { why, isHopeless: false });
 }
 
 export function handleSyncFailed(primary: PrimaryContext, linkId: LinkId, why: string): void {
   const { state } = primary;
-  if (state.name === 'syncing' && state.link.linkId === linkId) dropAndLose(primary, why, false);
+  if (state.name === 'syncing' && state.link.linkId === linkId)
+    dropAndLose(primary, { why, isHopeless: false });
 }
 
 export function handlePeerDead(primary: PrimaryContext, why: string): void {
@@ -78,32 +85,34 @@ export function handlePeerDead(primary: PrimaryContext, why: string): void {
     primary.state = { ...state, graceUntilMs: primary.nowMs };
     advanceSevered(primary);
   } else if (linkOf(state) !== null) {
-    dropAndLose(primary, why, true);
+    dropAndLose(primary, { why, isHopeless: true });
   }
 }
 
-/** Gives the current link up. `isDead`: so is the backup, there is no use in waiting. */
-export function dropAndLose(primary: PrimaryContext, why: string, isDead: boolean): void {
+/** Gives the current link up. */
+export function dropAndLose(primary: PrimaryContext, loss: Loss): void {
   const link = linkOf(primary.state);
   assert(link !== null, 'a link to drop');
-  primary.emit({ kind: 'dropLink', linkId: link.linkId, why });
-  loseBackup(primary, why, isDead);
+  primary.emit({ kind: 'dropLink', linkId: link.linkId, why: loss.why });
+  loseBackup(primary, loss);
 }
 
-function loseBackup(primary: PrimaryContext, why: string, isDead: boolean): void {
+function loseBackup(primary: PrimaryContext, loss: Loss): void {
   const { state } = primary;
+  const { why, fellBehind = false } = loss;
   switch (state.name) {
     case 'unprotected':
       primary.state = { name: 'unprotected', prospect: null };
       return primary.report(`the backup took no image: ${why}`);
     case 'syncing':
       if (state.phase.kind === 'pairing') {
-        return becomeSevered(primary, state.instance, why, isDead);
+        return becomeSevered(primary, state.instance, loss);
       }
+      if (fellBehind) primary.rest.begin(primary.nowMs);
       // Pairing was not asked for, so nobody can have been promoted.
       return becomeUnprotected(primary, `the backup was lost while syncing: ${why}`);
     case 'paired':
-      return becomeSevered(primary, state.partner, why, isDead);
+      return becomeSevered(primary, state.partner, loss);
     case 'connecting':
     case 'severed':
     case 'fenced':

@@ -31,7 +31,7 @@ export function advanceShutdown(primary: PrimaryContext): void {
     // The link stays: it carries the goodbye once the register has answered.
     if (state.name !== 'paired') return;
     primary.farewellLinkId = state.link.linkId;
-    return becomeSevered(primary, state.partner, 'shutting down', true);
+    return becomeSevered(primary, state.partner, { why: 'shutting down', isHopeless: true });
   }
   // Alone by the register: what was held for an image that will not be finished may leave.
   if (state.name === 'syncing' && !isPaired) primary.emit({ kind: 'openOutput' });

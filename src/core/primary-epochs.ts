@@ -78,7 +78,7 @@ export function handleAcknowledged(primary: PrimaryContext, event: Acknowledged)
   if (linkOf(state)?.linkId !== event.linkId) return;
   if (event.epoch > flow.takenEpoch) {
     const why = `it acknowledged epoch ${event.epoch}, which is not taken`;
-    return dropAndLose(primary, why, false);
+    return dropAndLose(primary, { why, isHopeless: false });
   }
   if (state.name === 'syncing' && state.instance === event.instance) {
     const { phase } = state;

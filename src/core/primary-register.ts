@@ -63,7 +63,8 @@ function evaluate(primary: PrimaryContext, word: RegisterWord | null): void {
   } else if (word.runner !== instance) {
     becomeFenced(primary, word);
   } else if (word.partner !== null && !primary.mayGoSolo) {
-    becomeSevered(primary, word.partner, 'paired before the engine started again', true);
+    const why = 'paired before the engine started again';
+    becomeSevered(primary, word.partner, { why, isHopeless: true });
   } else {
     primary.emit(...register.change(word, solo(word), nowMs));
   }

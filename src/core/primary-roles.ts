@@ -12,6 +12,8 @@ import { type BackupHello, planImage } from './resync.ts';
 export function becomeUnprotected(primary: PrimaryContext, why: string): void {
   const { word, register, flow, options } = primary;
   assert(word?.runner === options.instance, 'the register says that we run');
+  const { state } = primary;
+  if (state.name === 'severed' && state.fellBehind) primary.rest.begin(primary.nowMs);
   assert(word.partner === null && !register.isBusy, 'alone, and certain of it');
   primary.state = { name: 'unprotected', prospect: null };
   primary.emit(flow.stopListening(), { kind: 'openOutput' }, flow.abandon());
@@ -46,15 +48,20 @@ export function becomePaired(
   primary.release();
 }
 
-/** Out of touch. `isHopeless`: the partner is not worth waiting for. */
-export function becomeSevered(
-  primary: PrimaryContext,
-  partner: Instance,
-  why: string,
-  isHopeless: boolean,
-): void {
+/** How a backup was lost. */
+export interface Loss {
+  readonly why: string;
+  /** The partner is not worth waiting for. */
+  readonly isHopeless: boolean;
+  readonly fellBehind?: boolean;
+}
+
+/** Out of touch. */
+export function becomeSevered(primary: PrimaryContext, partner: Instance, loss: Loss): void {
+  const { why, isHopeless, fellBehind = false } = loss;
   const graceMs = isHopeless ? 0 : primary.options.limits.reconnectGraceMs;
-  primary.state = { name: 'severed', partner, graceUntilMs: primary.nowMs + graceMs, why };
+  const graceUntilMs = primary.nowMs + graceMs;
+  primary.state = { name: 'severed', partner, graceUntilMs, why, fellBehind };
   primary.report(primary.mayGoSolo ? why : `${why}; output stays held until ${partner} is back`);
 }
 

@@ -41,6 +41,8 @@ export type PrimaryState =
       readonly graceUntilMs: number;
       /** How the partner was lost, in words. */
       readonly why: string;
+      /** It lives, and did not keep up. */
+      readonly fellBehind: boolean;
     }
   | { readonly name: 'fenced' }
   | { readonly name: 'stopped' };

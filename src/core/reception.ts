@@ -37,7 +37,9 @@ export function receive(
     case 'syncing':
     case 'paired': {
       const current = linkOf(state);
-      if (current === null) return isResting ? behind(hello, waiting) : { kind: 'welcome' };
+      // Who waits already has its turn when the rest is over, though that was not noticed yet.
+      if (current === null)
+        return isResting || waiting !== null ? behind(hello, waiting) : { kind: 'welcome' };
       return current.node === hello.node
         ? { kind: 'replace' }
         : { kind: 'refuse', refusal: secondBackup(hello.node, current.node) };

@@ -4,7 +4,6 @@
  * through a failover. Both directions are bounded: a flood from a client pauses that client, a
  * client that does not read is cut off.
  */
-import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { RomulusError } from '../base/errors.ts';
 import type { Endpoint } from '../engine/config.ts';
@@ -87,7 +86,9 @@ export async function openGateway(world: World, where: Endpoint): Promise<Gatewa
     connectionCount: () => sockets.size,
     close: async () => {
       // A server says that it has closed before its connections say so.
-      const ends = [...sockets].map((socket) => once(socket, 'close'));
+      const ends = [...sockets].map(
+        (socket) => new Promise((resolve) => socket.once('close', resolve)),
+      );
       const closed = new Promise((resolve) => server.close(resolve));
       for (const socket of sockets) socket.destroy();
       await Promise.all([...ends, closed]);

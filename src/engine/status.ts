@@ -58,7 +58,7 @@ export interface NodeStatus {
   readonly outputHeldFrames: number;
   readonly outputReleasedFrames: number;
   readonly outputDroppedFrames: number;
-  /** The image that is being made for a backup, or was made last; src/engine/sync-driver.ts. */
+  /** The image that is being made for a backup; src/engine/sync-driver.ts. */
   readonly sync: {
     readonly plan: 'full' | 'changed';
     readonly round: number;

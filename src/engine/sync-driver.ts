@@ -129,7 +129,6 @@ export class SyncDriver {
   #round = 0;
   /** Of memory, in this round. */
   #walkedBytes = 0;
-  #endedMs: number | null = null;
 
   constructor(options: SyncOptions) {
     this.#options = options;
@@ -150,7 +149,7 @@ export class SyncDriver {
       diskTotalBytes: disk?.diskBytes ?? 0,
       memoryBytes: this.#walkedBytes,
       memoryTotalBytes: descriptor.blocks.reduce((sum, block) => sum + block.bytes, 0),
-      elapsedMs: (this.#endedMs ?? nowMs()) - this.#startedMs,
+      elapsedMs: nowMs() - this.#startedMs,
     };
   }
 
@@ -207,7 +206,6 @@ export class SyncDriver {
 
   /** The message that ends the base image. */
   end(): Uint8Array[] {
-    this.#endedMs = this.#options.nowMs();
     const { pages, batches, diskBytes, digest } = this.#sums;
     return encodeMessage(
       { kind: 'baseEnd', epoch: asEpoch(this.#options.epoch), pages, batches, diskBytes, digest },
@@ -217,6 +215,8 @@ export class SyncDriver {
 
   async #slices({ slicePages, block, isEven, take }: Walk): Promise<number> {
     const { link, signal } = this.#options;
+    // A successor may have begun anew by now: what is captured for nobody would be taken for sent.
+    signal.throwIfAborted();
     const blockPages = block.bytes / PAGE_BYTES;
     const walkedBefore = this.#walkedBytes;
     let donePages = 0;
@@ -248,6 +248,7 @@ export class SyncDriver {
       signal.throwIfAborted();
       await this.#pace();
       await this.#sendWaiting();
+      signal.throwIfAborted();
     }
     return pages;
   }
