@@ -89,8 +89,8 @@ describe.runIf(isPossible)('a machine whose output cannot be held', () => {
     expect(a.progress).toMatchObject({ outputHold: 'none', diskMode: 'none', diskCount: 0 });
     expect(stage.logOf(a.child)).toContain('connections may have seen output that is lost');
     const status = await stage.run(['status', '--state-dir', stage.stateOf('a')]);
-    expect(status.stdout).toMatch(/network output +not held/);
-    expect(status.stdout).toMatch(/disks +not copied/);
+    expect(status.stdout).toMatch(/\boutput +NOT HELD/);
+    expect(status.stdout).toMatch(/\bdisk +none: nothing is copied/);
     expect(await traces(user)).toEqual([]);
     const here = framesOut(machine.pid);
     await until('frames', () => framesOut(machine.pid) > here + 10);
