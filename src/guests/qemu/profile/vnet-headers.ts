@@ -16,18 +16,20 @@ export function vnetRefusals(
   profile: QemuProfile,
   netdevs: QemuMapping['netdevs'] = {},
 ): Refusal[] {
-  const given = new Map(netdevOptions(profile).map((netdev) => [netdev.get('id'), netdev]));
+  const given = new Map(netdevOptions(profile).map((option) => [option.get('id'), option]));
   const refusals: Refusal[] = [];
-  for (const { device, netdev: id } of profile.nics) {
-    const driver = profile.devices.find((known) => known.id === device)?.driver ?? device;
-    const mapped = entryOf(netdevs, id);
+  for (const { device, netdev } of profile.nics) {
+    // One without an id goes by its path.
+    const known = profile.devices.find(({ id, path }) => (id ?? path) === device);
+    const driver = known?.driver ?? device;
+    const mapped = entryOf(netdevs, netdev);
     if (mapped === undefined || !VIRTIO_CARD.test(driver)) continue;
-    const type = profile.netdevs.find((known) => known.id === id)?.type ?? '';
+    const type = profile.netdevs.find(({ id }) => id === netdev)?.type ?? '';
     const here = Arguments.parse(mapped, 'type');
-    if (!carries(type, given.get(id)) || carries(here.get('type') ?? '', here)) continue;
+    if (!carries(type, given.get(netdev)) || carries(here.get('type') ?? '', here)) continue;
     refusals.push({
       code: 'net-headers',
-      what: `netdevs.${id} of the mapping (${mapped})`,
+      what: `netdevs.${netdev} of the mapping (${mapped})`,
       why: `the ${driver} '${device}' is behind a ${type} with virtio headers, which this does not carry`,
       remedy: `Map it to a tap, or start the machine with vnet_hdr=off on its ${type}.`,
     });
@@ -36,5 +38,5 @@ export function vnetRefusals(
 }
 
 function carries(type: string, netdev: Arguments | undefined): boolean {
-  return CARRIERS.has(type) && netdev?.get('vnet_hdr') !== 'off';
+  return CARRIERS.has(type) && netdev?.isOn('vnet_hdr', true) !== false;
 }

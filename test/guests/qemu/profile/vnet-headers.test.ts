@@ -1,6 +1,7 @@
 /** Goal: a card whose state the mapped backend could not take is found before a failover does. */
 import { expect, it } from 'vitest';
 import { vnetRefusals } from '../../../../src/guests/qemu/profile/vnet-headers.ts';
+import type { QemuProfile } from '../../../../src/guests/qemu/profile/profile.ts';
 import { device, exampleProfile } from './example-profile.ts';
 
 function refused(
@@ -20,7 +21,7 @@ it('a virtio card behind a tap needs a tap here', () => {
   const refusal = (mapped: string): string[] => [
     `net-headers: netdevs.n0 of the mapping (${mapped})`,
   ];
-  for (const mapped of ['user', 'stream,server=on,addr.type=unix,addr.path=/w', 'tap,vnet_hdr=off'])
+  for (const mapped of ['user', 'stream,server=on,addr.type=unix,addr.path=/w', 'tap,vnet_hdr=no'])
     expect(refused({ n0: mapped })).toEqual(refusal(mapped));
   expect(refused({ n0: 'tap,ifname=t1' })).toEqual([]);
   expect(refused({ n0: 'bridge,br=br1' })).toEqual([]);
@@ -30,15 +31,21 @@ it('a virtio card behind a tap needs a tap here', () => {
 
 it('any other card, or one without such headers, does not', () => {
   expect(refused({ n0: 'user' }, { driver: 'e1000' })).toEqual([]);
-  expect(refused({ n0: 'user' }, { netdev: 'tap,id=n0,vnet_hdr=off' })).toEqual([]);
+  expect(refused({ n0: 'user' }, { netdev: 'tap,id=n0,vnet_hdr=false' })).toEqual([]);
   expect(refused({ n0: 'tap' }, { netdev: 'user,id=n0', type: 'user' })).toEqual([]);
 });
 
-it('a card without an id is known by its name', () => {
-  const profile = exampleProfile({
-    argv: ['-nic', 'tap,id=n0'],
-    netdevs: [{ id: 'n0', type: 'tap', isAdded: false }],
-    nics: [{ device: 'virtio-net-pci.0', netdev: 'n0', mac: '' }],
-  });
-  expect(vnetRefusals(profile, { n0: 'user' })).toHaveLength(1);
+it('a card without an id is known by its path', () => {
+  const path = '/machine/peripheral-anon/device[0]';
+  const profile = (driver: string): QemuProfile =>
+    exampleProfile({
+      argv: ['-netdev', 'tap,id=n0'],
+      devices: [{ ...device(driver, ''), id: null, path }],
+      netdevs: [{ id: 'n0', type: 'tap', isAdded: false }],
+      nics: [{ device: path, netdev: 'n0', mac: '' }],
+    });
+  expect(vnetRefusals(profile('virtio-net-pci'), { n0: 'user' })).toMatchObject([
+    { code: 'net-headers', why: expect.stringContaining(path) as string },
+  ]);
+  expect(vnetRefusals(profile('e1000'), { n0: 'user' })).toEqual([]);
 });
