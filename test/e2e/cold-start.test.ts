@@ -85,3 +85,13 @@ it('the last runner goes on, another host does not until there is a new register
   expect((await nodes.status('a'))?.state).toBe('following');
   expect(readdirSync(nodes.arbiter)).not.toHaveLength(0);
 });
+
+it('a host without its machine follows the one that the register names', {
+  timeout: 2 * WAIT_MS,
+}, async () => {
+  await protectNew('a');
+  await untilState('a', 'unprotected');
+  nodes.start(['protect', '--sim-socket', join(nodes.directory, 'b.sock'), ...nodeArgs('b')]);
+  await untilState('a', 'protected');
+  expect((await nodes.status('b'))?.state).toBe('following');
+});
