@@ -19,8 +19,11 @@ const HANDFUL_BYTES = 4 * 1024 * 1024;
 const HANDFUL_CHUNKS = 256;
 /** About as long is read at once, milliseconds: what the machine writes meanwhile waits. */
 const HANDFUL_MS = 100;
-/** How long who asks for the next handful is kept waiting, milliseconds; other orders wait behind him. */
-const TURN_MS = 1000;
+/**
+ * How long who asks for the next handful is kept waiting, milliseconds: other orders wait behind him, and what is
+ * received meanwhile has to find room.
+ */
+const TURN_MS = 200;
 
 /** Reads one of the disks; `DiskReaders` is one. */
 export type PieceReaders = Pick<DiskReaders, 'disks' | 'prepare' | 'read' | 'interrupt' | 'close'>;
