@@ -5,7 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { assert } from '../base/assert.ts';
 import type { DiskFile } from '../base/disk-file.ts';
-import { toRomulusError } from '../base/errors.ts';
+import { type RomulusError, toRomulusError } from '../base/errors.ts';
 import type { SpareBuffers } from '../base/spare-buffers.ts';
 import { ANSWER_TIMEOUT_MS, type NbdReader, STORAGE_TIMEOUT_MS } from './nbd/reader.ts';
 import { Qcow2Image } from './qcow2/image.ts';
@@ -49,6 +49,8 @@ export class DiskReaders {
   /** Those of them that ask QEMU, or that are asked for part of a disk. */
   readonly #served: NbdReader[] = [];
   #export: QemuExport | null = null;
+  /** Why there is no server, once that is known: a QEMU that was late, or refused, is not asked again for each disk. */
+  #refusal: RomulusError | null = null;
 
   private constructor(monitor: DescriptorMonitor, options: DiskReadersOptions) {
     this.#monitor = monitor;
@@ -166,10 +168,20 @@ export class DiskReaders {
   }
 
   async #openServed(disk: number, readTimeoutMs: number): Promise<NbdReader> {
-    this.#export ??= await QemuExport.open(this.#monitor, this.#options.exportPath);
+    this.#export ??= await this.#openExport();
     const reader = await this.#export.reader(disk, this.#disk(disk), readTimeoutMs);
     this.#served.push(reader);
     return reader;
+  }
+
+  async #openExport(): Promise<QemuExport> {
+    if (this.#refusal !== null) throw this.#refusal;
+    try {
+      return await QemuExport.open(this.#monitor, this.#options.exportPath);
+    } catch (error) {
+      this.#refusal = toRomulusError(error);
+      throw this.#refusal;
+    }
   }
 
   #disk(disk: number): DiskToRead {

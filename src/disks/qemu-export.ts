@@ -46,10 +46,13 @@ export class QemuExport {
 
   /**
    * Has QEMU serve disks.
-   * @throws {RomulusError} ERR_DISK_READ when it will not, and the monitor's own; nothing is left then.
+   * @throws {RomulusError} ERR_DISK_READ when it will not, and the monitor's own; nothing is left then but what a QEMU
+   *   that is late starts afterwards, for `removeExports`.
    */
   static async open(monitor: DescriptorMonitor, socketPath: string): Promise<QemuExport> {
     await expectHarmless(monitor);
+    // What was started too late for one before is known by this path alone, which is given to another one now.
+    await removeExports(monitor, socketPath);
     await startServer(monitor, socketPath);
     return new QemuExport(monitor, socketPath);
   }

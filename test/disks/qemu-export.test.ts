@@ -1,13 +1,15 @@
 /** Goal: QEMU's server is ended when it is ours and idle, and whoever is late or busy is not waited for. */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { RomulusError } from '../../src/base/errors.ts';
+import { DiskReaders, type DiskToRead } from '../../src/disks/disk-readers.ts';
 import { findDisks } from '../../src/disks/found-disks.ts';
 import { greeting } from '../../src/disks/nbd/protocol.ts';
 import { type DescriptorMonitor, QemuExport, removeExports } from '../../src/disks/qemu-export.ts';
+import { pieceBuffers } from '../../src/disks/readable-disk.ts';
 
 let directory: string;
 let path: string;
@@ -50,6 +52,41 @@ function monitor(): DescriptorMonitor {
   };
 }
 
+/** What greets at our path as QEMU's server does. */
+async function listenAsQemu(): Promise<Server> {
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.on('data', () => undefined);
+    socket.write(greeting());
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(path, resolve);
+  });
+  return server;
+}
+
+/** A disk in a qcow2 file that has nothing in it. */
+function emptyQcow2(name: string): DiskToRead {
+  const header = Buffer.alloc(2 * 65_536);
+  header.writeUInt32BE(0x51_46_49_fb, 0);
+  header.writeUInt32BE(3, 4);
+  header.writeUInt32BE(16, 20);
+  header.writeBigUInt64BE(4096n, 24);
+  header.writeUInt32BE(1, 36);
+  header.writeBigUInt64BE(65_536n, 40);
+  const file = join(directory, name);
+  writeFileSync(file, header);
+  return {
+    device: name,
+    node: name,
+    diskBytes: 4096,
+    image: null,
+    isWhole: true,
+    guestDevice: null,
+    file: { path: file, format: 'qcow2' },
+  };
+}
+
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'romulus-export-'));
   path = join(directory, 'export.sock');
@@ -86,14 +123,7 @@ describe("QEMU's server of its disks", () => {
   });
 
   it('is known by the path at which it listens, when it has no exports', async () => {
-    const server: Server = createServer((socket) => {
-      socket.on('error', () => undefined);
-      socket.on('data', () => undefined);
-      socket.write(greeting());
-    });
-    await new Promise<void>((resolve) => {
-      server.listen(path, resolve);
-    });
+    const server = await listenAsQemu();
     await removeExports(monitor(), path);
     expect(orders).toEqual(['nbd-server-stop']);
     await new Promise((resolve) => server.close(resolve));
@@ -107,6 +137,27 @@ describe("QEMU's server of its disks", () => {
     await expect(QemuExport.open(monitor(), path)).rejects.toMatchObject({ code: 'ERR_DISK_READ' });
     expect(orders).not.toContain('nbd-server-stop');
     expect(existsSync(path)).toBe(true);
+  });
+
+  it('is asked for once when it is late, however many disks there are', async () => {
+    late = 'nbd-server-start';
+    const readers = await DiskReaders.ofFiles(monitor(), {
+      disks: [emptyQcow2('d0'), emptyQcow2('d1')],
+      buffers: pieceBuffers(1),
+      exportPath: path,
+      isUnwritten: () => true,
+    });
+    expect(readers.disks).toEqual([]);
+    expect(orders).toEqual(['getfd', 'nbd-server-start', 'closefd']);
+    expect(existsSync(path)).toBe(true);
+  });
+
+  it('is ended before another one is started at its path', async () => {
+    const server = await listenAsQemu();
+    const served = await QemuExport.open(monitor(), path);
+    expect(orders).toEqual(['nbd-server-stop', 'getfd', 'nbd-server-start']);
+    await served.close();
+    await new Promise((resolve) => server.close(resolve));
   });
 
   it('is done without when it is late with a disk', async () => {
