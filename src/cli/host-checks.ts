@@ -8,7 +8,7 @@ import { toRomulusError } from '../base/errors.ts';
 import { crc32c } from '../codec/checksum.ts';
 import { type HostFacts, hostFacts } from '../native/host.ts';
 import { SIM_EXECUTABLE } from '../native/load.ts';
-import { missingTools, priorityToBeHad, tryToAttach } from './host-trials.ts';
+import { type AttachTrial, missingTools, priorityToBeHad, tryToAttach } from './host-trials.ts';
 
 /**
  * `ok` works, `slow` works but costs or not for every machine, `fails` means that protection cannot
@@ -126,9 +126,9 @@ function checkTracker(facts: HostFacts): HostCheck {
   };
 }
 
-function checkAttach(facts: HostFacts): HostCheck {
+/** What a trial of attaching says of this host. */
+export function checkAttach(facts: HostFacts, { tried, error }: AttachTrial): HostCheck {
   const name = 'attaching to a machine';
-  const { tried, error } = tryToAttach(facts.userfaultfd && facts.pagemapScan);
   const how =
     tried === 'whole'
       ? 'tried with a process of this user'
@@ -137,8 +137,9 @@ function checkAttach(facts: HostFacts): HostCheck {
     ? 'machines of other users too, since CAP_SYS_PTRACE is held'
     : 'machines of this user only';
   if (error === null) return { name, finding: 'ok', text: `${how}; ${others}`, remedy: null };
-  // A simulated machine lets anybody of its user attach.
-  if (facts.yamaScope === 1)
+  const isYama = facts.yamaScope === 1 && !facts.ptraceCapability;
+  // A simulated machine lets anybody of its user attach, unless something else is in the way.
+  if (isYama && error.code === 'ERR_HOST_ATTACH_PERMISSION')
     return {
       name,
       finding: 'slow',
@@ -201,7 +202,7 @@ export async function examineHost(): Promise<{
     checks.push(
       { name: 'native part', finding: 'ok', text: 'loads in this Node', remedy: null },
       checkTracker(facts),
-      checkAttach(facts),
+      checkAttach(facts, tryToAttach(facts.userfaultfd && facts.pagemapScan)),
       checkPriority(await priorityToBeHad()),
       checkSimd(facts),
     );

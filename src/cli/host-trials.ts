@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { type RomulusError, toRomulusError } from '../base/errors.ts';
+import { RomulusError, toRomulusError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { Tracker } from '../native/tracker.ts';
 import { workerUrl } from '../native/worker-url.ts';
@@ -35,13 +35,34 @@ export function tryToAttach(canTrack: boolean): AttachTrial {
   try {
     pid = startStranger();
     if (canTrack) attachTo(pid);
-    // The kernel asks for the right to ptrace before it opens this.
-    else closeSync(openSync(`/proc/${pid}/mem`, 'r'));
+    else openMemory(pid);
     return { tried: canTrack ? 'whole' : 'rights', error: null };
   } catch (error) {
     return { tried: canTrack ? 'whole' : 'rights', error: toRomulusError(error) };
   } finally {
-    if (pid !== null) process.kill(pid, 'SIGKILL');
+    if (pid !== null) end(pid);
+  }
+}
+
+/** The kernel asks for the right to ptrace before it opens this. */
+function openMemory(pid: number): void {
+  try {
+    closeSync(openSync(`/proc/${pid}/mem`, 'r'));
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code !== 'EACCES' && code !== 'EPERM') throw cause;
+    throw new RomulusError('ERR_HOST_ATTACH_PERMISSION', message, {
+      remedy: 'Set kernel.yama.ptrace_scope to 0, or grant CAP_SYS_PTRACE.',
+      cause,
+    });
+  }
+}
+
+function end(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It lived its time on a slow host, or somebody else ended it.
   }
 }
 
@@ -83,11 +104,17 @@ export async function priorityToBeHad(): Promise<'rr' | 'nice' | 'none'> {
   });
 }
 
-/** Which of the tools that build the native part are missing, or too old. */
-export function missingTools(): string[] {
-  const compiler = process.env['CXX'] ?? 'g++';
+/**
+ * Which of the tools that build the native part are missing, or too old.
+ * @param compiler as CXX has it; more than one word (`ccache g++`) is for a shell, and only its first is looked for.
+ */
+export function missingTools(compiler = process.env['CXX'] ?? 'g++'): string[] {
+  const [program = 'g++', ...more] = compiler.split(/\s+/).filter((word) => word !== '');
+  const compiling = ['-std=c++20', '-fsyntax-only', '-x', 'c++', '-'];
   const trials: readonly (readonly [string, string, readonly string[], string])[] = [
-    [`${compiler} with C++20`, compiler, ['-std=c++20', '-fsyntax-only', '-x', 'c++', '-'], CXX20],
+    more.length === 0
+      ? [`${program} with C++20`, program, compiling, CXX20]
+      : [program, program, ['--version'], ''],
     ['make', 'make', ['--version'], ''],
     ['python3', 'python3', ['--version'], ''],
   ];

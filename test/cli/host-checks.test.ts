@@ -1,8 +1,9 @@
 /** Goal: doctor finds what this host has, and never complains without a way out. */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { checkNode, examineHost } from '../../src/cli/host-checks.ts';
-import { STRANGER_LIFE_S } from '../../src/cli/host-trials.ts';
+import { RomulusError, type ErrorCode } from '../../src/base/errors.ts';
+import { checkAttach, checkNode, examineHost } from '../../src/cli/host-checks.ts';
+import { missingTools, STRANGER_LIFE_S } from '../../src/cli/host-trials.ts';
 import { processesNaming } from '../support/run-drill.ts';
 
 describe('doctor', async () => {
@@ -39,6 +40,28 @@ describe('doctor', async () => {
     const attaching = checks.find(({ name }) => name === 'attaching to a machine');
     if (facts?.ptraceCapability === true) expect(attaching?.finding).toBe('ok');
     expect(processesNaming(`sleep\0${STRANGER_LIFE_S}`)).toEqual([]);
+  });
+
+  it.each<[ErrorCode, number, boolean, string]>([
+    ['ERR_HOST_ATTACH_PERMISSION', 1, false, 'slow'],
+    ['ERR_HOST_ATTACH_PERMISSION', 1, true, 'fails'],
+    ['ERR_HOST_ATTACH_PERMISSION', 2, false, 'fails'],
+    ['ERR_HOST_ATTACH_SECCOMP', 1, false, 'fails'],
+    ['ERR_INTERNAL_UNEXPECTED', 1, false, 'fails'],
+  ])(
+    'lays %s with ptrace_scope %i and the right to ptrace %s at the right door: %s',
+    (code, yamaScope, ptraceCapability, finding) => {
+      if (facts === null) throw new Error('the native part does not load');
+      const error = new RomulusError(code, 'no', { remedy: '-' });
+      const host = { ...facts, yamaScope, ptraceCapability };
+      expect(checkAttach(host, { tried: 'whole', error }).finding).toBe(finding);
+    },
+  );
+
+  it('looks for the first word of a compiler that has several', () => {
+    expect(missingTools('env g++')).toEqual([]);
+    expect(missingTools('no-such-cache g++')).toEqual(['no-such-cache']);
+    expect(missingTools('no-such-compiler')).toEqual(['no-such-compiler with C++20']);
   });
 
   it.each([
