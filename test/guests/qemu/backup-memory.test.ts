@@ -115,6 +115,12 @@ describe('the room of a host', () => {
     expect(room('0::/a/b.service\n', limits(100))).toBe(0);
   });
 
+  it('is what is available where a control group does not tell its limit', () => {
+    // Whoever reads a directory fails, root too.
+    mkdirSync(join(folder, 'sys/fs/cgroup/a/memory.max'), { recursive: true });
+    expect(room('0::/a\n', {})).toBe(8192);
+  });
+
   it('knows the groups of the first version, also from inside a container', () => {
     const mount = 'sys/fs/cgroup/memory';
     const limits = {
