@@ -115,8 +115,11 @@ describe.skipIf(!hasQemu)('the disks of a real QEMU whose storage stands still',
       const resuming = setInterval(() => {
         io('resume held').catch(() => undefined);
       }, HOLD_MS);
-      await copied;
-      clearInterval(resuming);
+      try {
+        await copied;
+      } finally {
+        clearInterval(resuming);
+      }
       expectCopied();
       await disks.detach();
       expect(rig.losses).toEqual([]);
