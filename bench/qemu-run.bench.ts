@@ -32,7 +32,7 @@ const NODES_WARM_MS = 30_000;
 const JOB_PACES = [20, 40];
 /** Rounds that are taken together, so that each has as many pauses in it as the next: about half a second. */
 const SPELL_ROUNDS = 12;
-/** Which spell is compared: the quicker ones are from when the host was not slow for a while. */
+/** Which spell `slowdownQuick` compares: the quicker ones have no slow phase in them. */
 const QUICK_SHARE = 0.25;
 
 export interface QemuRunOptions {
@@ -148,14 +148,14 @@ function jobRow(
     what: 'job',
     epochsPerSecond,
     turns: held.length,
-    unprotectedMs: rounded(quickMs(free)),
-    protectedMs: rounded(quickMs(held)),
-    slowdown: rounded(quickMs(held) / quickMs(free)),
-    unprotectedMedianMs: median(free.map((stretch) => stretch.roundMs)),
-    protectedMedianMs: median(held.map((stretch) => stretch.roundMs)),
-    slowdownOfTurns: median(ratios),
-    slowdownOfTurnsLowest: rounded(Math.min(...ratios)),
-    slowdownOfTurnsHighest: rounded(Math.max(...ratios)),
+    unprotectedMs: median(free.map((stretch) => stretch.roundMs)),
+    protectedMs: median(held.map((stretch) => stretch.roundMs)),
+    slowdown: median(ratios),
+    slowdownLowest: rounded(Math.min(...ratios)),
+    slowdownHighest: rounded(Math.max(...ratios)),
+    unprotectedQuickMs: rounded(quickMs(free)),
+    protectedQuickMs: rounded(quickMs(held)),
+    slowdownQuick: rounded(quickMs(held) / quickMs(free)),
     vcpuRanPercent: median(held.map((stretch) => stretch.vcpuRanPercent)),
     vcpuWaitedPercent: median(held.map((stretch) => stretch.vcpuWaitedPercent)),
     vcpuWaitedPercentUnprotected: median(free.map((stretch) => stretch.vcpuWaitedPercent)),
@@ -267,7 +267,7 @@ export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
     rows,
     claims: claimsOf(rows),
     notes: [
-      'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not; a shared host has phases of seconds to minutes in which everything takes half as long again, protected or not, so slowdown compares the quicker quarter of both: the 25th percentile of spells of 12 rounds (half a second, as many pauses in each) over all turns; slowdownOfTurns has those phases in it: the median of each protected stretch to the mean of the free ones before and after it; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
+      'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not; since a shared host has slow and fast phases: each protected stretch is compared with the mean of the free ones before and after it, slowdown is the median of that; slowdownQuick compares the quicker quarter of both, the 25th percentile of spells of 12 rounds (half a second, as many pauses in each) over all turns, and so leaves out slow phases, whoever brings them about; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
       'heartbeatGapMsMax: the longest time between two heartbeats, sent every 10 ms, as either node heard the other; missed (heartbeatsLate, of both) is one that came 74 ms or more after the last, which makes suspect who is not known for standing still; what the hearing node itself stood still meanwhile is in the gap and makes none late',
       'Remus reported 1.52 and 2.03 for a kernel compile at 20 and 40 checkpoints a second',
     ],
