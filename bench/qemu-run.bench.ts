@@ -1,8 +1,8 @@
 /**
  * What protection costs a running Linux in a real QEMU, and whether its pace holds: a fixed job in
  * the guest (sorting, packing, summing) without protection and at 20 and 40 epochs a second, timed
- * from outside by what it prints, because a machine that stands still does not count its own pauses;
- * then epochs under a program that dirties 1,000 pages in each, and under a busy shell, and whether a
+ * from outside by what it prints, because a machine that stands still does not count its own pauses,
+ * and compared with what it took without protection while its core was as fast; then epochs under a program that dirties 1,000 pages in each, and under a busy shell, and whether a
  * heartbeat was missed meanwhile.
  *
  * Guest, primary and backup share this host's processors: on two hosts a guest would lose less.
@@ -10,6 +10,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MIB } from '../src/base/units.ts';
 import type { SerialLine } from '../src/drill/qemu/serial-line.ts';
+import { CoreSpeed } from './lib/core-speed.ts';
+import { type Go, matchedRatio } from './lib/matched.ts';
 import { busiestThread, threadUse } from './lib/process-use.ts';
 import { QemuPair, type QemuStretch } from './lib/qemu-pair.ts';
 import {
@@ -30,10 +32,6 @@ const SETTLE_MS = 1000;
 /** Until then the nodes' own code is still being compiled, on the guest's processors. */
 const NODES_WARM_MS = 30_000;
 const JOB_PACES = [20, 40];
-/** Rounds that are taken together, so that each has as many pauses in it as the next: about half a second. */
-const SPELL_ROUNDS = 12;
-/** Which spell `slowdownQuick` compares: the quicker ones have no slow phase in them. */
-const QUICK_SHARE = 0.25;
 
 export interface QemuRunOptions {
   /** How long a stretch of the job is, and how many turns of them are measured. */
@@ -46,10 +44,10 @@ export interface QemuRunOptions {
 
 /** One stretch of the job. */
 interface JobStretch {
-  /** Median of the job's rounds in it. */
+  /** Its rounds, and how slow their cores were. */
+  readonly rounds: readonly Go[];
+  /** Median of the rounds. */
   readonly roundMs: number;
-  /** Mean round of each spell in it. */
-  readonly spellsMs: readonly number[];
   /** Of its time, the part in which the guest's processor ran, or could have and another thread did. */
   readonly vcpuRanPercent: number;
   readonly vcpuWaitedPercent: number;
@@ -58,41 +56,44 @@ interface JobStretch {
 async function jobStretch(
   serial: SerialLine,
   machinePid: number,
-  seconds: number,
+  options: { seconds: number; speed: CoreSpeed },
 ): Promise<JobStretch> {
+  const { seconds, speed } = options;
   const vcpu = busiestThread(machinePid);
   const startMs = performance.now();
   const before = threadUse(machinePid, vcpu);
-  const rounds = await roundsMs(serial, seconds);
+  const leave = speed.follow(machinePid, vcpu);
+  const ends = await roundEndsMs(serial, seconds);
+  leave();
   const after = threadUse(machinePid, vcpu);
   const elapsedNs = (performance.now() - startMs) * 1e6;
+  // What the witnesses say of the last rounds is still on its way.
+  await sleep(SETTLE_MS);
+  const rounds = ends.slice(1).flatMap((endMs, index): Go[] => {
+    const fromMs = ends[index] ?? Number.NaN;
+    const slowness = speed.slowness(fromMs, endMs);
+    return slowness === null ? [] : [{ ms: endMs - fromMs, slowness }];
+  });
   return {
-    roundMs: percentile(rounds, 0.5),
-    spellsMs: spellsOf(rounds),
+    rounds,
+    roundMs: percentile(
+      rounds.map(({ ms }) => ms),
+      0.5,
+    ),
     vcpuRanPercent: (100 * (after.ranNs - before.ranNs)) / elapsedNs,
     vcpuWaitedPercent: (100 * (after.waitedNs - before.waitedNs)) / elapsedNs,
   };
 }
 
-/** Times that rounds of the job took, over the lines that fell into a stretch. */
-async function roundsMs(serial: SerialLine, seconds: number): Promise<number[]> {
+/** When rounds of the job ended, over the lines that fell into a stretch; by `performance.now()`. */
+async function roundEndsMs(serial: SerialLine, seconds: number): Promise<number[]> {
   const first = serial.lines.length;
+  const offsetMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
   await sleep(seconds * 1000);
-  const times = serial.lines
+  return serial.lines
     .slice(first)
     .filter(({ text }) => text.startsWith('w '))
-    .map(({ atNs }) => Number(atNs) / 1e6);
-  return times.slice(1).map((time, index) => time - (times[index] ?? time));
-}
-
-/** Mean of each `SPELL_ROUNDS` rounds that follow each other; what is left at the end is in none. */
-function spellsOf(rounds: readonly number[]): number[] {
-  const count = Math.floor(rounds.length / SPELL_ROUNDS);
-  return Array.from({ length: count }, (_, spell) => {
-    const from = spell * SPELL_ROUNDS;
-    const sum = rounds.slice(from, from + SPELL_ROUNDS).reduce((total, ms) => total + ms, 0);
-    return sum / SPELL_ROUNDS;
-  });
+    .map(({ atNs }) => Number(atNs) / 1e6 - offsetMs);
 }
 
 /** Stretches without protection, and at each pace, in turn. */
@@ -103,11 +104,12 @@ async function measureJob(options: {
 }): Promise<Row[]> {
   const { seconds, turns, nodesWarmMs } = options;
   const pair = await QemuPair.start({ memoryMib: MEMORY_MIB, run: ['work'] });
+  const speed = CoreSpeed.start();
   const free: JobStretch[] = [];
   const held = new Map<number, JobStretch[]>(JOB_PACES.map((pace) => [pace, []]));
   const stretch = async (): Promise<JobStretch> => {
     await sleep(SETTLE_MS);
-    return await jobStretch(pair.machine.serial, pair.machine.pid, seconds);
+    return await jobStretch(pair.machine.serial, pair.machine.pid, { seconds, speed });
   };
   try {
     await sleep(WARM_MS);
@@ -122,40 +124,49 @@ async function measureJob(options: {
       await pair.unprotect();
       free.push(await stretch());
     }
+    return [...held].map(([epochsPerSecond, stretches]) =>
+      jobRow(epochsPerSecond, { held: stretches, free, quickest: speed.quickest }),
+    );
   } finally {
+    speed.close();
     await pair.close();
   }
-  return [...held].map(([epochsPerSecond, stretches]) => jobRow(epochsPerSecond, stretches, free));
 }
 
 /** `free[n]` came before the n-th of the stretches, and `free[n + 1]` after it. */
 function jobRow(
   epochsPerSecond: number,
-  held: readonly JobStretch[],
-  free: readonly JobStretch[],
+  options: {
+    held: readonly JobStretch[];
+    free: readonly JobStretch[];
+    /** How slow a core is that has all its units to itself. */
+    quickest: number;
+  },
 ): Row {
+  const { held, free, quickest } = options;
   const roundMs = (stretch: JobStretch | undefined): number => stretch?.roundMs ?? Number.NaN;
-  const ratios = held.map(
+  const byTurn = held.map(
     (stretch, turn) => (2 * stretch.roundMs) / (roundMs(free[turn]) + roundMs(free[turn + 1])),
   );
+  const roundsOf = (stretches: readonly JobStretch[]): Go[] =>
+    stretches.flatMap(({ rounds }) => rounds);
   const median = (values: readonly number[]): number => rounded(percentile(values, 0.5));
-  const quickMs = (stretches: readonly JobStretch[]): number =>
-    percentile(
-      stretches.flatMap(({ spellsMs }) => spellsMs),
-      QUICK_SHARE,
-    );
+  const slowness = (stretches: readonly JobStretch[]): number =>
+    median(roundsOf(stretches).map((round) => round.slowness / quickest));
   return {
     what: 'job',
     epochsPerSecond,
     turns: held.length,
-    unprotectedMs: median(free.map((stretch) => stretch.roundMs)),
+    rounds: roundsOf(held).length,
+    roundsUnprotected: roundsOf(free).length,
+    slowdown: rounded(matchedRatio(roundsOf(held), roundsOf(free))),
+    coreSlowness: slowness(held),
+    coreSlownessUnprotected: slowness(free),
     protectedMs: median(held.map((stretch) => stretch.roundMs)),
-    slowdown: median(ratios),
-    slowdownLowest: rounded(Math.min(...ratios)),
-    slowdownHighest: rounded(Math.max(...ratios)),
-    unprotectedQuickMs: rounded(quickMs(free)),
-    protectedQuickMs: rounded(quickMs(held)),
-    slowdownQuick: rounded(quickMs(held) / quickMs(free)),
+    unprotectedMs: median(free.map((stretch) => stretch.roundMs)),
+    slowdownByTurn: median(byTurn),
+    slowdownByTurnLowest: rounded(Math.min(...byTurn)),
+    slowdownByTurnHighest: rounded(Math.max(...byTurn)),
     vcpuRanPercent: median(held.map((stretch) => stretch.vcpuRanPercent)),
     vcpuWaitedPercent: median(held.map((stretch) => stretch.vcpuWaitedPercent)),
     vcpuWaitedPercentUnprotected: median(free.map((stretch) => stretch.vcpuWaitedPercent)),
@@ -247,7 +258,7 @@ function claimsOf(rows: readonly Row[]): Claim[] {
 
 /** The job at both paces, then the paces themselves. */
 export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
-  const { jobSeconds = 5, jobTurns = 6, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
+  const { jobSeconds = 8, jobTurns = 6, paceSeconds = 300, nodesWarmMs = NODES_WARM_MS } = options;
   const rows = [
     ...(await measureJob({ seconds: jobSeconds, turns: jobTurns, nodesWarmMs })),
     await measurePace('1,000 pages an epoch', {
@@ -267,7 +278,7 @@ export async function run(options: QemuRunOptions = {}): Promise<BenchResult> {
     rows,
     claims: claimsOf(rows),
     notes: [
-      'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not; since a shared host has slow and fast phases: each protected stretch is compared with the mean of the free ones before and after it, slowdown is the median of that; slowdownQuick compares the quicker quarter of both, the 25th percentile of spells of 12 rounds (half a second, as many pauses in each) over all turns, and so leaves out slow phases, whoever brings them about; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
+      'guest, primary and backup on the same two processors; times of the job by a clock outside; in each turn the machine is protected, then not; slowdown: every protected round is compared with the 25 unprotected ones during which its core was about as fast, because on a shared host a core is slow for seconds, up to twice, whatever runs on it; how fast it is says a witness, a fixed piece of work in registers on each core every 4 ms, in all stretches alike; coreSlowness: its median, to the quickest; slowdownByTurn: the same rounds without the witness, each protected stretch by the mean of the unprotected ones before and after it; vcpuWaitedPercent: the guest could have run, and another thread of this host did',
       'heartbeatGapMsMax: the longest time between two heartbeats, sent every 10 ms, as either node heard the other; missed (heartbeatsLate, of both) is one that came 74 ms or more after the last, which makes suspect who is not known for standing still; what the hearing node itself stood still meanwhile is in the gap and makes none late',
       'Remus reported 1.52 and 2.03 for a kernel compile at 20 and 40 checkpoints a second',
     ],
