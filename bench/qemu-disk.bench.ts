@@ -22,7 +22,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MIB } from '../src/base/units.ts';
 import { VIRTIO_MODULES } from '../src/drill/qemu/guest-image.ts';
+import { CoreSpeed } from './lib/core-speed.ts';
 import { measureWrites, type WriteTimes } from './lib/guest-writes.ts';
+import { type Go, matchedRatio } from './lib/matched.ts';
 import { withMonitor, withNbdServer, withPlainMirror } from './lib/qemu-baselines.ts';
 import { QemuPair } from './lib/qemu-pair.ts';
 import {
@@ -174,12 +176,13 @@ async function measureWriting(
   const target = { path: join(folder, 'target.raw'), bytes: WRITES_MIB * MIB };
   writeRandom(path, WRITES_MIB);
   const pair = await startWriter(path);
+  const speed = CoreSpeed.start();
   const { serial } = pair.machine;
   const turns: Map<string, WriteTimes[]>[] = [];
   const take = async (what: string): Promise<void> => {
     await sleep(SETTLE_MS);
     const turn = turns.at(-1);
-    turn?.set(what, [...(turn.get(what) ?? []), await measureWrites(serial, seconds)]);
+    turn?.set(what, [...(turn.get(what) ?? []), await measureWrites(serial, { seconds, speed })]);
   };
   try {
     for (let round = 0; round < rounds; round += 1) {
@@ -201,24 +204,30 @@ async function measureWriting(
       rmSync(target.path, { force: true });
     }
   } finally {
+    speed.close();
     await pair.close();
   }
   return [...(turns[0]?.keys() ?? [])].map((what) => writingRow(turns, what));
 }
 
-/** Medians over the turns; ratios are each turn's own, since the host's clock may change in between. */
+/**
+ * Medians over the turns; ratios are each turn's own, since the host's clock may change in between, but for
+ * `toUnprotected`: of every quarter of a second, to those unprotected in which the cores were as fast.
+ */
 function writingRow(turns: readonly ReadonlyMap<string, WriteTimes[]>[], what: string): Row {
   const mean = (
     turn: ReadonlyMap<string, WriteTimes[]>,
     of: string,
-    key: keyof WriteTimes,
+    key: Exclude<keyof WriteTimes, 'spells'>,
   ): number => {
     const samples = turn.get(of) ?? [];
     return samples.reduce((sum, times) => sum + times[key], 0) / samples.length;
   };
   const median = (valueOf: (turn: ReadonlyMap<string, WriteTimes[]>) => number): number =>
     rounded(percentile(turns.map(valueOf), 0.5));
-  const ratios = turns.map(
+  const spells = (of: string): Go[] =>
+    turns.flatMap((turn) => (turn.get(of) ?? []).flatMap((times) => times.spells));
+  const byTurn = turns.map(
     (turn) => mean(turn, what, 'meanUs') / mean(turn, UNPROTECTED, 'meanUs'),
   );
   return {
@@ -226,9 +235,10 @@ function writingRow(turns: readonly ReadonlyMap<string, WriteTimes[]>[], what: s
     meanUs: median((turn) => mean(turn, what, 'meanUs')),
     guestP50Us: median((turn) => mean(turn, what, 'guestP50Us')),
     guestP99Us: median((turn) => mean(turn, what, 'guestP99Us')),
-    toUnprotected: rounded(percentile(ratios, 0.5)),
-    toUnprotectedMin: rounded(Math.min(...ratios)),
-    toUnprotectedMax: rounded(Math.max(...ratios)),
+    toUnprotected: rounded(matchedRatio(spells(what), spells(UNPROTECTED))),
+    toUnprotectedByTurn: rounded(percentile(byTurn, 0.5)),
+    toUnprotectedByTurnMin: rounded(Math.min(...byTurn)),
+    toUnprotectedByTurnMax: rounded(Math.max(...byTurn)),
     guestP50ToUnprotected: median(
       (turn) => mean(turn, what, 'guestP50Us') / mean(turn, UNPROTECTED, 'guestP50Us'),
     ),
@@ -318,6 +328,7 @@ export async function run(options: QemuDiskOptions = {}): Promise<BenchResult> {
     notes: [
       'first copy: from "syncing" to "protected", less the same with --disk none; the baseline is qemu-img convert of the same file to qemu-nbd; all files on tmpfs',
       'meanUs: one 4 KiB O_DIRECT write after the other, by a clock outside, pauses of checkpoints included; guestP50Us: the median by the clock of the guest, which stands in a pause: what its disk alone became slower by',
+      'toUnprotected: each quarter of a second is compared with the 25 unprotected ones in which the cores were about as fast, by a fixed piece of work in registers on each core every 4 ms (see qemu-run); toUnprotectedByTurn: the same without that, the median of the turns',
       'mirror alone: blockdev-mirror, write-blocking, to qemu-nbd, no checkpoints: the share of QEMU; what protected has beyond it is ours (pauses, write-protection faults, two nodes on the same processors)',
       'commits: replicas on a real disk; a commit is acknowledged before the replica is written, so a policy shows where the backup falls behind',
     ],

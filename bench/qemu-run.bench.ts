@@ -72,12 +72,12 @@ async function jobStretch(
   const rounds = ends.slice(1).flatMap((endMs, index): Go[] => {
     const fromMs = ends[index] ?? Number.NaN;
     const slowness = speed.slowness(fromMs, endMs);
-    return slowness === null ? [] : [{ ms: endMs - fromMs, slowness }];
+    return slowness === null ? [] : [{ took: endMs - fromMs, slowness }];
   });
   return {
     rounds,
     roundMs: percentile(
-      rounds.map(({ ms }) => ms),
+      rounds.map(({ took }) => took),
       0.5,
     ),
     vcpuRanPercent: (100 * (after.ranNs - before.ranNs)) / elapsedNs,

@@ -60,14 +60,15 @@ export class CoreSpeed {
   }
 
   /**
-   * How slow the thread's cores were in a time in which it was followed: the mean of their samples,
-   * nanoseconds; null when there were none.
+   * How slow the cores were that the followed thread was on, or all where none is followed: the mean of
+   * their samples in that time, nanoseconds; null when there were none.
    */
   slowness(fromMs: number, toMs: number): number | null {
-    const cores = new Set(
-      within(this.#where, fromMs - WHERE_EVERY_MS, toMs).map(({ value }) => value),
-    );
-    const samples = [...cores].flatMap((core) => within(this.#samples[core] ?? [], fromMs, toMs));
+    const where = within(this.#where, fromMs - WHERE_EVERY_MS, toMs);
+    const cores = new Set(where.map(({ value }) => value));
+    const samples = this.#samples
+      .filter((_, core) => this.#where.length === 0 || cores.has(core))
+      .flatMap((ofCore) => within(ofCore, fromMs, toMs));
     if (samples.length === 0) return null;
     return samples.reduce((sum, { value }) => sum + value, 0) / samples.length;
   }

@@ -2,7 +2,8 @@
 
 /** One go, and how slow the core was meanwhile: any figure that grows as it gets slower. */
 export interface Go {
-  readonly ms: number;
+  /** In any unit of time. */
+  readonly took: number;
   readonly slowness: number;
 }
 
@@ -17,7 +18,7 @@ const NEIGHBOURS = 25;
 export function matchedRatio(goes: readonly Go[], reference: readonly Go[]): number {
   if (goes.length === 0 || reference.length === 0) return Number.NaN;
   const sorted = [...reference].sort((left, right) => left.slowness - right.slowness);
-  const total = (values: readonly Go[]): number => values.reduce((sum, { ms }) => sum + ms, 0);
+  const total = (values: readonly Go[]): number => values.reduce((sum, { took }) => sum + took, 0);
   const expected = goes.map((go) => {
     const like = nearest(sorted, go.slowness);
     return total(like) / like.length;

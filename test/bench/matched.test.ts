@@ -9,7 +9,7 @@ const GO_MS = 40;
 function goes(count: number, factor: number, slowness: (index: number) => number): Go[] {
   return Array.from({ length: count }, (_, index) => {
     const value = slowness(index);
-    return { ms: GO_MS * factor * value, slowness: value };
+    return { took: GO_MS * factor * value, slowness: value };
   });
 }
 
