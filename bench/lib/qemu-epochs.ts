@@ -25,6 +25,8 @@ export type EpochMode = 'bare' | 'straight' | 'ahead';
 
 /** One pause, milliseconds and pages. */
 export interface PauseSample {
+  /** When it was taken, by `performance.now()`. */
+  readonly atMs: number;
   readonly pauseMs: number;
   readonly stopMs: number;
   readonly scanMs: number;
@@ -136,6 +138,7 @@ export class QemuEpochs {
         copyMs += stats.copyNs / 1e6;
       }
     };
+    const atMs = performance.now();
     const report = mode === 'bare' ? await this.#bare() : await this.guest.pause(capture);
     if (mode === 'ahead') this.#policy.record({ rounds, pausePages, scanMs });
     let sentBytes = 0;
@@ -147,6 +150,7 @@ export class QemuEpochs {
     }
     const { pauseMs, stopMs, stateMs, resumeMs } = report;
     return {
+      atMs,
       pauseMs,
       stopMs,
       scanMs,
@@ -211,9 +215,9 @@ function neverBlock(block: number): never {
 }
 
 /** Medians of a series, and the tail of the pause. */
-export function spreadOf(samples: readonly PauseSample[]): Record<keyof PauseSample, number> & {
-  pauseP99Ms: number;
-} {
+export function spreadOf(
+  samples: readonly PauseSample[],
+): Record<Exclude<keyof PauseSample, 'atMs'>, number> & { pauseP99Ms: number } {
   const median = (key: keyof PauseSample): number =>
     rounded(
       percentile(
